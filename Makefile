@@ -1,0 +1,47 @@
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --prefer-binary --no-compile -c constraints.txt
+
+# pip compiles nothing, so Python must be free to: importing torch takes twice as long without bytecode.
+unexport PYTHONDONTWRITEBYTECODE
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help setup demo test lint bench
+
+help:  ## show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-6s %s\n", $$1, $$2 }' Makefile
+
+setup: $(VENV)/.dev  ## prepare .venv with everything that development needs
+
+demo: $(VENV)/.demo  ## train a ControlNet on the small base and draw with it, on the CPU
+	$(BIN)/controlnet-core demo
+
+test: $(VENV)/.dev  ## run the tests
+	$(BIN)/pytest
+
+lint: $(VENV)/.dev  ## check style and types
+	$(BIN)/ruff check
+	$(BIN)/mypy
+
+bench: $(VENV)/.dev  ## time a training step
+	$(BIN)/python benchmarks/train_step.py
+
+# A stamp is written when its step is complete; without it the step is run again. A .venv that lacks a working pip is made afresh.
+$(VENV)/.base: constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed: make PYTHON=..." if sys.version_info < (3, 11) else 0)'
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
+	@echo "installing torch into $(VENV)"
+	@$(INSTALL) torch setuptools
+	@touch $@
+
+$(VENV)/.demo: $(VENV)/.base pyproject.toml
+	@echo "installing controlnet-core into $(VENV)"
+	@$(INSTALL) --no-build-isolation -e '.[hints]'
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.base pyproject.toml
+	@echo "installing controlnet-core and the development tools into $(VENV)"
+	@$(INSTALL) --no-build-isolation -e '.[dev]'
+	@touch $@

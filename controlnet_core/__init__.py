@@ -1,0 +1,1 @@
+"""ControlNet in pure PyTorch: model, weights, sampling and training."""

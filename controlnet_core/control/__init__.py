@@ -1,0 +1,1 @@
+"""How nets act while sampling: strength, windows, sides, masks and stacks."""

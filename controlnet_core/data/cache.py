@@ -1,0 +1,138 @@
+"""Latents and text embeddings of a dataset, computed once and kept on disk, named by their content."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..base import Base, TextEmbeddings
+from ..errors import RunFolderError
+from ..model.autoencoder import LatentDistribution
+from .pairs import PairDataset
+
+CHUNK = 16
+Progress = Callable[[int, int], None]
+"""`progress(done, total)`, called as pairs are encoded."""
+
+
+@dataclass(frozen=True, eq=False)
+class EncodedPairs:
+    """The encoded pairs of a dataset, read from disk as they are needed.
+
+    Attributes:
+        latents: Mean and log-variance, shape (N, 2, C, h, w), float16.
+        contexts: The text embedding of each different caption, the empty one first, (K, L, context_dim), float32.
+        vectors: Their vector conditions, (K, vector_dim), for families that have one.
+        caption_rows: For each pair the row of its caption.
+    """
+
+    latents: np.ndarray
+    contexts: np.ndarray
+    vectors: np.ndarray | None
+    caption_rows: Sequence[int]
+
+    @property
+    def latent_shape(self) -> tuple[int, ...]:
+        """(C, h, w)."""
+        return tuple(self.latents.shape[2:])
+
+    def distribution(self, pairs: Sequence[int]) -> LatentDistribution:
+        """The latent distributions of some pairs, float32 on the CPU."""
+        mean, log_variance = torch.from_numpy(self.latents[list(pairs)].astype(np.float32)).unbind(1)
+        return LatentDistribution(mean, log_variance)
+
+    def text(self, pairs: Sequence[int], dropped: Sequence[bool]) -> TextEmbeddings:
+        """The embedded captions of some pairs, that of the empty caption where the prompt is dropped."""
+        rows = [0 if drop else self.caption_rows[pair] for pair, drop in zip(pairs, dropped, strict=True)]
+        context = torch.from_numpy(self.contexts[rows])
+        return TextEmbeddings(context, None if self.vectors is None else torch.from_numpy(self.vectors[rows]))
+
+
+def encode_pairs(base: Base, dataset: PairDataset, folder: Path, progress: Progress | None = None) -> EncodedPairs:
+    """Encode a dataset with a base, or read back what was encoded before.
+
+    Arguments:
+        base: Its autoencoder and text encoders.
+        dataset: The pairs.
+        folder: The folder of caches; each lies in a folder named by a hash of base and data.
+        progress: Told how far it is.
+
+    Raises:
+        RunFolderError: If the folder cannot be written.
+    """
+    name = hashlib.blake2b(f"{base.fingerprint} {dataset.fingerprint}".encode(), digest_size=12).hexdigest()
+    place = folder / name
+    if not place.is_dir():
+        partial = folder / f".{name}.{os.getpid()}.partial"
+        try:
+            partial.mkdir(parents=True, exist_ok=True)
+            _encode(base, dataset, partial, progress or (lambda done, total: None))
+            os.replace(partial, place)
+        except OSError as error:
+            raise RunFolderError(
+                found=f"{folder}: {error}",
+                expected="a folder that can be written, with room for the cache",
+                do="free space or choose another folder",
+            ) from error
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+    vectors = place / "vectors.npy"
+    return EncodedPairs(
+        latents=np.load(place / "latents.npy", mmap_mode="r"),
+        contexts=np.load(place / "contexts.npy", mmap_mode="r"),
+        vectors=np.load(vectors, mmap_mode="r") if vectors.exists() else None,
+        caption_rows=json.loads((place / "caption_rows.json").read_text(encoding="utf-8")),
+    )
+
+
+def _encode(base: Base, dataset: PairDataset, place: Path, progress: Progress) -> None:
+    """Write the files of a cache."""
+    rows: dict[str, int] = {"": 0}
+    caption_rows: list[int] = []
+    latents = None
+    size = (0, 0)
+    for start in range(0, len(dataset), CHUNK):
+        pairs = [dataset[index] for index in range(start, min(start + CHUNK, len(dataset)))]
+        caption_rows += [rows.setdefault(pair.caption, len(rows)) for pair in pairs]
+        images = torch.stack([pair.image for pair in pairs])
+        size = (images.shape[-2], images.shape[-1])
+        encoded = base.encode_images(images)
+        part = torch.stack([encoded.mean, encoded.log_variance], dim=1).half().cpu().numpy()
+        if latents is None:
+            latents = _open(place / "latents.npy", np.float16, (len(dataset), *part.shape[1:]))
+        latents[start : start + len(pairs)] = part
+        progress(start + len(pairs), len(dataset))
+    _encode_captions(base, list(rows), size, place)
+    (place / "caption_rows.json").write_text(json.dumps(caption_rows), encoding="utf-8")
+
+
+def _encode_captions(base: Base, captions: list[str], size: tuple[int, int], place: Path) -> None:
+    """Write the embeddings of the different captions."""
+    contexts = vectors = None
+    for start in range(0, len(captions), CHUNK):
+        text = base.encode_text(captions[start : start + CHUNK], size)
+        if contexts is None:
+            contexts = _open(place / "contexts.npy", np.float32, (len(captions), *text.context.shape[1:]))
+            if text.y is not None:
+                vectors = _open(place / "vectors.npy", np.float32, (len(captions), *text.y.shape[1:]))
+        contexts[start : start + CHUNK] = _array(text.context)
+        if vectors is not None and text.y is not None:
+            vectors[start : start + CHUNK] = _array(text.y)
+
+
+def _array(tensor: Tensor) -> np.ndarray:
+    array: np.ndarray = tensor.float().cpu().numpy()
+    return array
+
+
+def _open(path: Path, dtype: type, shape: tuple[int, ...]) -> np.memmap:
+    return np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)

@@ -1,0 +1,63 @@
+"""The errors of this package: each says what was found, what was expected and what to do."""
+
+from __future__ import annotations
+
+
+class ControlNetCoreError(Exception):
+    """An input that cannot be used, in words for the person who gave it.
+
+    Arguments:
+        found: What is there, naming the file, key or argument.
+        expected: What would have been right.
+        do: What to do about it.
+    """
+
+    def __init__(self, found: str, expected: str, do: str) -> None:
+        super().__init__(f"found {found}; expected {expected}; {do}")
+        self.found = found
+        self.expected = expected
+        self.do = do
+
+    def __reduce__(self) -> tuple[type[ControlNetCoreError], tuple[str, str, str]]:
+        """Let the error cross process borders with its three parts."""
+        return type(self), (self.found, self.expected, self.do)
+
+
+class TensorShapeError(ControlNetCoreError):
+    """A tensor at a public door has another shape than the door takes."""
+
+
+class ResidualShapeError(TensorShapeError):
+    """Residuals that do not fit each other, or do not fit the UNet they are added to."""
+
+
+class HintError(ControlNetCoreError):
+    """A hint image that cannot steer anything: broken file, wrong range, wrong channels."""
+
+
+class SettingError(ControlNetCoreError):
+    """A setting with an unknown name or an impossible value."""
+
+
+class FamilyMismatchError(ControlNetCoreError):
+    """A net of one model family applied to a base of another."""
+
+
+class CheckpointError(ControlNetCoreError):
+    """A weights file that is missing, broken, unsafe or of another kind than asked for."""
+
+
+class TokenizerError(ControlNetCoreError):
+    """A tokenizer's files that are missing or not of the family asked for."""
+
+
+class DatasetError(ControlNetCoreError):
+    """Training data that is missing, unpaired or broken."""
+
+
+class RunFolderError(ControlNetCoreError):
+    """A run folder that cannot be written, read or continued."""
+
+
+class TrainingError(ControlNetCoreError):
+    """Training that cannot go on, such as a loss that is not finite."""

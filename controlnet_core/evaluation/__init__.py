@@ -1,0 +1,1 @@
+"""How well drawn pictures follow their hints and captions."""

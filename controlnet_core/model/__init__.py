@@ -1,0 +1,1 @@
+"""The model: layers, attention, blocks, encoder, UNet, hint encoder, ControlNet, autoencoder, text encoder."""

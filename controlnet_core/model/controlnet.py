@@ -1,0 +1,204 @@
+"""ControlNet (Zhang et al. 2023): a trainable copy of the encoder, joined to the UNet through zero convolutions."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from ..config import UNetConfig
+from ..errors import SettingError, TensorShapeError
+from ..shapes import expect
+from .encoder import Encoder
+from .hint import HINT_ENCODERS, HintEncoderKind
+from .layers import AttentionFunction, LayerFactory, Operations, scaled_dot_product_attention, zero_, zero_convolution
+from .residuals import Residuals
+from .unet import UNet, check_inputs
+
+
+class ControlNetBlock(nn.Module):
+    """Any block with a ControlNet: `y_c = F(x; T) + Z(F(x + Z(c; Tz1); Tc); Tz2)` (equation 2, section 3.1).
+
+    F(.; T) is the locked block, F(.; Tc) its trainable copy, Z(.; Tz1) and Z(.; Tz2) are the zero layers.
+
+    Arguments:
+        block: The block to lock; a copy of it is trained.
+        inputs: Channels of what the block takes; the condition has as many.
+        outputs: Channels of what it gives.
+        zero_layer: `zero_layer(inputs, outputs)` makes a layer, whose parameters are then set to zero:
+            a 1x1 convolution for images (the default), `torch.nn.Linear` for vectors and sequences.
+    """
+
+    def __init__(
+        self,
+        block: nn.Module,
+        inputs: int,
+        outputs: int,
+        zero_layer: Callable[[int, int], nn.Module] | None = None,
+    ) -> None:
+        super().__init__()
+        make = zero_layer or (lambda before, after: zero_convolution(LayerFactory(), before, after))
+        self.trainable_copy = copy.deepcopy(block).requires_grad_(True)
+        self.locked = block.requires_grad_(False)
+        self.zero_in = make(inputs, inputs)
+        self.zero_out = make(outputs, outputs)
+        zero_(self.zero_in)
+        zero_(self.zero_out)
+
+    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
+        """Map `x` with a `condition` of the same shape to what the block gives for `x`, controlled."""
+        output: Tensor = self.locked(x) + self.zero_out(self.trainable_copy(x + self.zero_in(condition)))
+        return output
+
+
+class ControlNet(nn.Module):
+    """The ControlNet of a Stable Diffusion UNet: encoder, hint encoder and zero convolutions (section 3.2).
+
+    On `torch.nn` it is made ready for training from scratch, its zero convolutions at zero; `from_unet` is how the
+    paper starts. On a host's operations it is an empty vessel to load weights into.
+
+    Arguments:
+        config: The family's sizes.
+        hint_channels: Channels of the hint image.
+        hint_encoder: "reference" (the released nets') or "paper" (as the text words it).
+        operations: Where Linear, Conv2d, GroupNorm, LayerNorm and Embedding come from.
+        device: Where to make the weights ("meta" makes none).
+        dtype: Their dtype.
+        attention: `attention(query, key, value, heads)`.
+
+    Raises:
+        SettingError: If the hint encoder is unknown or there are no hint channels.
+    """
+
+    def __init__(
+        self,
+        config: UNetConfig,
+        hint_channels: int = 3,
+        hint_encoder: HintEncoderKind = "reference",
+        *,
+        operations: Operations = nn,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        attention: AttentionFunction = scaled_dot_product_attention,
+    ) -> None:
+        super().__init__()
+        if hint_encoder not in HINT_ENCODERS:
+            raise SettingError(f"hint encoder {hint_encoder!r}", " or ".join(HINT_ENCODERS), "choose one of these")
+        if hint_channels < 1:
+            raise SettingError(f"{hint_channels} hint channels", "at least 1", "give the channels of the hint image")
+        layers = LayerFactory(operations, device, dtype, attention)
+        self.config = config
+        self.hint_channels = hint_channels
+        self.hint_encoder_kind = hint_encoder
+        self.encoder = Encoder(config, layers)
+        self.hint_encoder = HINT_ENCODERS[hint_encoder](hint_channels, config.model_channels, layers)
+        self.zero_convolutions = nn.ModuleList(
+            zero_convolution(layers, channels, channels) for channels in config.skip_channels
+        )
+        self.middle_zero_convolution = zero_convolution(
+            layers, config.level_channels[-1], config.level_channels[-1]
+        )
+        if operations is nn:
+            self.initialise(torch.Generator().manual_seed(0))
+
+    def initialise(self, generator: torch.Generator) -> None:
+        """Draw the hint encoder's weights and set every zero convolution to zero."""
+        self.hint_encoder.initialise(generator)
+        zero_(self.zero_convolutions)
+        zero_(self.middle_zero_convolution)
+
+    @classmethod
+    def from_unet(
+        cls,
+        unet: UNet,
+        hint_channels: int = 3,
+        hint_encoder: HintEncoderKind = "reference",
+        *,
+        seed: int = 0,
+    ) -> ControlNet:
+        """Start as the paper does: a strict copy of the UNet's encoder, and zero convolutions.
+
+        Arguments:
+            unet: The base to copy from; it is not changed.
+            hint_channels: Channels of the hint image.
+            hint_encoder: "reference" or "paper".
+            seed: Draws the hint encoder's weights, the only ones that are not copied or zero.
+
+        Returns:
+            A net on the UNet's device and of its dtype that changes no bit of what the UNet predicts.
+        """
+        parameter = next(unet.parameters())
+        net = cls(unet.config, hint_channels, hint_encoder, device="meta", dtype=torch.float32)
+        net.to_empty(device="cpu").initialise(torch.Generator().manual_seed(seed))
+        net.to(parameter.device, parameter.dtype)
+        net.encoder.load_state_dict(unet.encoder.state_dict())
+        return net
+
+    def embed_hint(self, hint: Tensor) -> Tensor:
+        """Encode a hint, which is the same at every step and can be kept.
+
+        Arguments:
+            hint: Pixels from 0 to 1, shape (B, hint_channels, 8h, 8w).
+
+        Returns:
+            Shape (B, model_channels, h, w).
+
+        Raises:
+            TensorShapeError: If the hint has other channels.
+        """
+        expect(hint, "B C H W", "the hint", C=self.hint_channels)
+        embedded: Tensor = self.hint_encoder(hint)
+        return embedded
+
+    def forward(
+        self,
+        x: Tensor,
+        hint: Tensor | None,
+        timesteps: Tensor,
+        context: Tensor,
+        y: Tensor | None = None,
+        *,
+        embedded_hint: Tensor | None = None,
+        blocks: int | None = None,
+    ) -> Residuals:
+        """Compute the residuals for one step.
+
+        Arguments:
+            x: Noisy latents, shape (B, in_channels, h, w).
+            hint: Pixels from 0 to 1, shape (B or 1, hint_channels, 8h, 8w); None if `embedded_hint` is given.
+            timesteps: Shape (B,), 0 to 999, fractions allowed.
+            context: Text embedding, shape (B, L, context_dim).
+            y: Vector condition, shape (B, vector_dim), for families that have one.
+            embedded_hint: What `embed_hint` gave, to save encoding it again.
+            blocks: Compute only the residuals of so many encoder blocks and not the middle's.
+
+        Returns:
+            The residuals of all encoder blocks and the middle block, or of the first `blocks`.
+
+        Raises:
+            TensorShapeError: If a shape does not fit, or the hint is not eight times the latents' size.
+            FamilyMismatchError: If the text embedding or vector is another family's.
+        """
+        check_inputs(self.config, x, timesteps, context, y)
+        if embedded_hint is None:
+            embedded_hint = self._embed_checked(hint, x)
+        embedding = self.encoder.embed(timesteps, y, x.dtype)
+        walk = self.encoder.walk(x, embedding, context, embedded_hint)
+        skips = tuple(zero(next(walk)) for zero in list(self.zero_convolutions)[:blocks])
+        return Residuals(skips, self.middle_zero_convolution(next(walk)) if blocks is None else None)
+
+    def _embed_checked(self, hint: Tensor | None, x: Tensor) -> Tensor:
+        """Encode the hint and see that it has the latents' size then."""
+        if hint is None:
+            raise TensorShapeError("neither a hint nor an embedded hint", "one of the two", "give the hint's pixels")
+        embedded = self.embed_hint(hint)
+        if embedded.shape[-2:] != x.shape[-2:]:
+            height, width = x.shape[-2:]
+            raise TensorShapeError(
+                found=f"a hint of {hint.shape[-2]}x{hint.shape[-1]} pixels (height x width)",
+                expected=f"{8 * height}x{8 * width} for latents of {height}x{width}",
+                do="resize the hint",
+            )
+        return embedded

@@ -1,0 +1,1 @@
+"""Drawing images: guidance, samplers and the one call that joins them."""

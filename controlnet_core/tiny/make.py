@@ -1,0 +1,227 @@
+"""Train the small base that ships with the package, from nothing, by one seeded and resumable script.
+
+    python -m controlnet_core.tiny.make --out runs/tiny --device cuda
+
+First the vocabulary, then the autoencoder, then UNet and text encoder together. Each stage saves its state every few
+hundred steps, and a second call goes on from there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ..config import CLIP_TINY, FAMILIES, TINY
+from ..data.drawing import images
+from ..data.shapes import captions, draw_scenes
+from ..keyed import keyed_generator, keyed_seed
+from ..model.autoencoder import Autoencoder, LatentDistribution
+from ..model.text_encoder import TextEncoder
+from ..model.unet import UNet
+from ..prediction import network_input, noised
+from ..schedule import NoiseSchedule
+from ..tokenizer import PromptTokenizer, Tokens
+from .stage import Stage
+from .vocabulary import write_vocabulary
+
+SIZE = FAMILIES["TINY"].image_size
+DIVERGENCE_WEIGHT = 1e-5
+SMALL_SHARE = 0.8
+EMPTY_CAPTIONS = 0.15
+
+
+@dataclass(frozen=True)
+class TinySettings:
+    """What the small base is trained with.
+
+    Attributes:
+        out: The folder of the run.
+        device: Where to train.
+        seed: Seeds everything.
+        autoencoder_steps: Steps of the autoencoder.
+        autoencoder_batch: Its batch size.
+        base_steps: Steps of UNet and text encoder.
+        base_batch: Their batch size.
+        pictures: How many scenes the UNet sees.
+    """
+
+    out: Path
+    device: str
+    seed: int
+    autoencoder_steps: int
+    autoencoder_batch: int
+    base_steps: int
+    base_batch: int
+    pictures: int
+
+    def generator(self, *key: int | str) -> torch.Generator:
+        """A generator on the training device that belongs to one draw."""
+        return torch.Generator(self.device).manual_seed(keyed_seed("tiny", self.seed, *key))
+
+    def autocast(self) -> torch.autocast:
+        """Half precision where the device is fast at it."""
+        return torch.autocast(self.device.split(":")[0], torch.bfloat16, enabled=self.device.startswith("cuda"))
+
+
+def train_autoencoder(settings: TinySettings) -> Autoencoder:
+    """Train the autoencoder to copy scenes through latents of unit variance.
+
+    The loss is the mean absolute difference of the pixels, plus a slight pull of the latents to a standard normal.
+    """
+    torch.manual_seed(keyed_seed("tiny", settings.seed, "autoencoder"))
+    autoencoder = Autoencoder(FAMILIES["TINY"].autoencoder).to(settings.device)
+    start_with_small_variance(autoencoder)
+
+    def loss_at(step: int) -> Tensor:
+        pixels = _autoencoder_pixels(settings, step)
+        with settings.autocast():
+            latents = autoencoder.encode(pixels)
+            mean, log_variance = _unscaled(latents, autoencoder)
+            noise = torch.randn(mean.shape, generator=settings.generator("posterior", step), device=settings.device)
+            copy = autoencoder.decode(latents.sample(noise))
+        divergence = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).mean()
+        return functional.l1_loss(copy.float(), pixels) + DIVERGENCE_WEIGHT * divergence
+
+    stage = Stage("autoencoder", settings.out, settings.autoencoder_steps, learning_rate=1e-3)
+    stage.run(autoencoder, loss_at)
+    normalise_latents(autoencoder, _pixels(settings, "normalise", 0, 1024, SIZE))
+    autoencoder.requires_grad_(False)
+    return autoencoder.eval()
+
+
+@torch.no_grad()
+def start_with_small_variance(autoencoder: Autoencoder) -> None:
+    """Begin with latents that say something: at a variance of 1 the drawn noise drowns what the encoder knows."""
+    count = autoencoder.config.latent_channels
+    weight, bias = autoencoder.quantise.parameters()
+    weight[count:] *= 0.1
+    bias[count:] -= 8
+
+
+def _autoencoder_pixels(settings: TinySettings, step: int) -> Tensor:
+    """Pictures for one step: of half the size first, where a step costs a quarter, of full size in the end."""
+    if step < SMALL_SHARE * settings.autoencoder_steps:
+        return _pixels(settings, "autoencoder", step, settings.autoencoder_batch, SIZE // 2)
+    return _pixels(settings, "autoencoder", step, max(1, settings.autoencoder_batch // 2), SIZE)
+
+
+def _unscaled(latents: LatentDistribution, autoencoder: Autoencoder) -> tuple[Tensor, Tensor]:
+    """Mean and log-variance before the latent scale."""
+    scale = autoencoder.config.latent_scale
+    return latents.mean.float() / scale, latents.log_variance.float() - 2 * math.log(scale)
+
+
+@torch.no_grad()
+def normalise_latents(autoencoder: Autoencoder, pixels: Tensor) -> None:
+    """Fold mean and deviation of each latent channel into the convolutions around the latents.
+
+    Afterwards the scaled latents have mean 0 and standard deviation 1, which is what every host's latent scale expects,
+    and decoding gives the same picture as before.
+    """
+    means = torch.cat([autoencoder.encode(part).mean for part in pixels.split(64)])
+    deviation, centre = (f(means.transpose(0, 1).flatten(1), dim=1) for f in (torch.std, torch.mean))
+    centre = centre / autoencoder.config.latent_scale
+    count = autoencoder.config.latent_channels
+    weight, bias = autoencoder.unquantise.parameters()
+    bias.add_(weight[:, :, 0, 0] @ centre)
+    weight.mul_(deviation[None, :, None, None])
+    weight, bias = autoencoder.quantise.parameters()
+    weight[:count] /= deviation[:, None, None, None]
+    bias[:count] = (bias[:count] - centre) / deviation
+    bias[count:] -= 2 * deviation.log()
+
+
+def _pixels(settings: TinySettings, name: str, step: int, count: int, size: int) -> Tensor:
+    """Pictures of training scenes, -1 to 1, drawn for one step."""
+    scenes = draw_scenes(count, keyed_generator("tiny", settings.seed, name, step))
+    return 2 * images(scenes, size, settings.device) - 1
+
+
+class TextAndUNet(nn.Module):
+    """What is trained together: the UNet and the text encoder whose states it reads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.unet = UNet(TINY)
+        self.text_encoder = TextEncoder(CLIP_TINY)
+
+
+def train_base(settings: TinySettings, autoencoder: Autoencoder) -> TextAndUNet:
+    """Train UNet and text encoder to predict the noise, at uniform timesteps, 15 % of the captions empty."""
+    torch.manual_seed(keyed_seed("tiny", settings.seed, "base"))
+    model = TextAndUNet().to(settings.device)
+    latents, tokens = _training_set(settings, autoencoder)
+    schedule = NoiseSchedule.scaled_linear()
+    sigmas = schedule.sigmas.float().to(settings.device)
+    shape = (settings.base_batch, *latents.mean.shape[1:])
+
+    def loss_at(step: int) -> Tensor:
+        generator, device = settings.generator("step", step), settings.device
+        rows = torch.randint(settings.pictures, shape[:1], generator=generator, device=device)
+        dropped = torch.rand(shape[0], generator=generator, device=device) < EMPTY_CAPTIONS
+        timesteps = torch.randint(len(sigmas), shape[:1], generator=generator, device=device)
+        posterior, noise = (torch.randn(shape, generator=generator, device=device) for _ in range(2))
+        rows_of_text = torch.where(dropped, settings.pictures, rows)
+        clean = LatentDistribution(latents.mean[rows].float(), latents.log_variance[rows].float()).sample(posterior)
+        sigma = sigmas[timesteps]
+        with settings.autocast():
+            context = model.text_encoder(tokens.ids[rows_of_text], tokens.ends[rows_of_text]).context
+            x = network_input(noised(clean, noise, sigma), sigma)
+            prediction = model.unet(x, timesteps, context)
+        return functional.mse_loss(prediction.float(), noise)
+
+    Stage("base", settings.out, settings.base_steps, learning_rate=8e-4, decay=0.9995).run(model, loss_at)
+    return model
+
+
+@torch.no_grad()
+def _training_set(settings: TinySettings, autoencoder: Autoencoder) -> tuple[LatentDistribution, Tokens]:
+    """Encode all pictures once; the tokens of the empty caption follow those of the pictures."""
+    means, variances, sentences = [], [], []
+    for start in range(0, settings.pictures, 1000):
+        count = min(1000, settings.pictures - start)
+        scenes = draw_scenes(count, keyed_generator("tiny", settings.seed, "pictures", start))
+        sentences += captions(scenes)
+        for part in (2 * images(scenes, SIZE, settings.device) - 1).split(250):
+            with settings.autocast():
+                encoded = autoencoder.encode(part)
+            means.append(encoded.mean.half())
+            variances.append(encoded.log_variance.half())
+    tokens = PromptTokenizer(settings.out, CLIP_TINY)([*sentences, ""])
+    onto = settings.device
+    return LatentDistribution(torch.cat(means), torch.cat(variances)), Tokens(tokens.ids.to(onto), tokens.ends.to(onto))
+
+
+def _save(module: nn.Module, path: Path) -> None:
+    """Write the weights under our own names, in float16."""
+    save_file({name: tensor.half().cpu().contiguous() for name, tensor in module.state_dict().items()}, path)
+
+
+def main() -> None:
+    """Read the command line and run all stages."""
+    parser = argparse.ArgumentParser(description="Train the small base that ships with the package.")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the run")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--autoencoder-steps", type=int, default=3750)
+    parser.add_argument("--autoencoder-batch", type=int, default=8)
+    parser.add_argument("--base-steps", type=int, default=12000)
+    parser.add_argument("--base-batch", type=int, default=64)
+    parser.add_argument("--pictures", type=int, default=20_000, help="how many scenes the UNet sees")
+    settings = TinySettings(**vars(parser.parse_args()))
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+    write_vocabulary(settings.out)
+    autoencoder = train_autoencoder(settings)
+    _save(autoencoder, settings.out / "autoencoder.safetensors")
+    _save(train_base(settings, autoencoder), settings.out / "base.safetensors")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Training a ControlNet: settings, loop, checkpoints and report."""

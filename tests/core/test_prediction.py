@@ -1,0 +1,54 @@
+"""The eps and v predictions: round trips, and the same numbers as diffusers."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from diffusers import DDPMScheduler
+
+from controlnet_core.config import Prediction
+from controlnet_core.prediction import denoised, network_input, noised, target
+from controlnet_core.schedule import NoiseSchedule
+
+SCHEDULE = NoiseSchedule.scaled_linear()
+TIMESTEPS = [0, 250, 999]
+
+
+def draws() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    latents, noise = torch.randn(2, 3, 4, 5, 6, generator=generator, dtype=torch.float64)
+    return latents, noise, SCHEDULE.sigma(torch.tensor(TIMESTEPS))
+
+
+@pytest.mark.parametrize("prediction", ["eps", "v"])
+def test_the_perfect_answer_gives_the_latents_back(prediction: Prediction) -> None:
+    latents, noise, sigma = draws()
+    x = noised(latents, noise, sigma)
+    worst = float((denoised(prediction, target(prediction, latents, noise, sigma), x, sigma) - latents).abs().max())
+    assert worst < 1e-12, f"largest difference {worst}"
+
+
+def test_training_inputs_and_targets_are_those_of_diffusers() -> None:
+    latents, noise, sigma = draws()
+    reference = DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
+    timesteps = torch.tensor(TIMESTEPS)
+    inputs = network_input(noised(latents, noise, sigma), sigma) - reference.add_noise(latents, noise, timesteps)
+    velocities = target("v", latents, noise, sigma) - reference.get_velocity(latents, noise, timesteps)
+    worst = max(float(inputs.abs().max()), float(velocities.abs().max()))
+    assert worst < 1e-5, f"largest difference {worst}"
+    assert torch.equal(target("eps", latents, noise, sigma), noise)
+
+
+@pytest.mark.parametrize("prediction", ["eps", "v"])
+def test_one_sigma_for_all_is_the_same_as_one_for_each(prediction: Prediction) -> None:
+    latents, noise, sigma = draws()
+    one, each = float(sigma[1]), sigma[1].expand(3)
+    x = noised(latents, noise, one)
+    pairs = [
+        (x, noised(latents, noise, each)),
+        (network_input(x, one), network_input(x, each)),
+        (target(prediction, latents, noise, one), target(prediction, latents, noise, each)),
+        (denoised(prediction, noise, x, one), denoised(prediction, noise, x, each)),
+    ]
+    worst = max(float((a - b).abs().max()) for a, b in pairs)
+    assert worst < 1e-12, f"largest difference {worst}"
