@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from statistics import median
 
 
 def jump_step(scores: Sequence[tuple[int, float]], without_control: float, ceiling: float) -> int | None:
     """Find the evaluation at which following jumps.
 
     A net that does not follow scores as the base without control does; one that follows perfectly scores the ceiling.
-    The jump is the first evaluation in the upper half of that range from which on the scores stay there, judged by
-    their median, so that neither one lucky draw nor one unlucky one decides.
+    The jump is the first evaluation in the upper half of that range at which two conditions hold: the median of it and
+    the next two is there too, and so is the median of all that follow. So neither one lucky draw nor one unlucky one
+    decides, and a net that forgets again has not converged.
 
     Arguments:
         scores: Steps and following scores, in the order of steps.
@@ -22,7 +24,7 @@ def jump_step(scores: Sequence[tuple[int, float]], without_control: float, ceili
     """
     half = (without_control + ceiling) / 2
     for position, (step, score) in enumerate(scores):
-        rest = sorted(later for _, later in scores[position:])
-        if score >= half and rest[len(rest) // 2] >= half:
+        rest = [later for _, later in scores[position:]]
+        if min(score, median(rest[:3]), median(rest)) >= half:
             return step
     return None

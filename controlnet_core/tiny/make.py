@@ -29,11 +29,12 @@ from ..prediction import network_input, noised
 from ..schedule import NoiseSchedule
 from ..tokenizer import PromptTokenizer, Tokens
 from .stage import Stage
+from .start import start_as_average, start_quietly
 from .vocabulary import write_vocabulary
 
 SIZE = FAMILIES["TINY"].image_size
 DIVERGENCE_WEIGHT = 1e-5
-SMALL_SHARE = 0.8
+QUARTERS_SHARE = 0.85
 EMPTY_CAPTIONS = 0.15
 
 
@@ -77,7 +78,7 @@ def train_autoencoder(settings: TinySettings) -> Autoencoder:
     """
     torch.manual_seed(keyed_seed("tiny", settings.seed, "autoencoder"))
     autoencoder = Autoencoder(FAMILIES["TINY"].autoencoder).to(settings.device)
-    start_with_small_variance(autoencoder)
+    start_as_average(autoencoder)
 
     def loss_at(step: int) -> Tensor:
         pixels = _autoencoder_pixels(settings, step)
@@ -91,25 +92,28 @@ def train_autoencoder(settings: TinySettings) -> Autoencoder:
 
     stage = Stage("autoencoder", settings.out, settings.autoencoder_steps, learning_rate=1e-3)
     stage.run(autoencoder, loss_at)
-    normalise_latents(autoencoder, _pixels(settings, "normalise", 0, 1024, SIZE))
+    scenes = draw_scenes(1024, keyed_generator("tiny", settings.seed, "normalise"))
+    normalise_latents(autoencoder, 2 * images(scenes, SIZE, settings.device) - 1)
     autoencoder.requires_grad_(False)
     return autoencoder.eval()
 
 
-@torch.no_grad()
-def start_with_small_variance(autoencoder: Autoencoder) -> None:
-    """Begin with latents that say something: at a variance of 1 the drawn noise drowns what the encoder knows."""
-    count = autoencoder.config.latent_channels
-    weight, bias = autoencoder.quantise.parameters()
-    weight[count:] *= 0.1
-    bias[count:] -= 8
-
-
 def _autoencoder_pixels(settings: TinySettings, step: int) -> Tensor:
-    """Pictures for one step: of half the size first, where a step costs a quarter, of full size in the end."""
-    if step < SMALL_SHARE * settings.autoencoder_steps:
-        return _pixels(settings, "autoencoder", step, settings.autoencoder_batch, SIZE // 2)
-    return _pixels(settings, "autoencoder", step, max(1, settings.autoencoder_batch // 2), SIZE)
+    """Pictures for one step: quarters cut out around the shape's boundary at first, whole pictures in the end.
+
+    What the autoencoder learns is local, and a step on quarters costs a quarter.
+    """
+    generator = keyed_generator("tiny", settings.seed, "autoencoder", step)
+    whole = step >= QUARTERS_SHARE * settings.autoencoder_steps
+    scenes = draw_scenes(max(1, settings.autoencoder_batch // (2 if whole else 1)), generator)
+    pixels = 2 * images(scenes, SIZE, settings.device) - 1
+    if whole:
+        return pixels
+    angle = 2 * math.pi * torch.rand(len(scenes), 1, generator=generator)
+    boundary = scenes.centre + scenes.radius[:, None] * torch.cat([angle.cos(), angle.sin()], dim=1)
+    corners = (boundary * SIZE - SIZE / 4).round().long().clamp(0, SIZE // 2).tolist()
+    half = SIZE // 2
+    return torch.stack([p[:, y : y + half, x : x + half] for p, (x, y) in zip(pixels, corners, strict=True)])
 
 
 def _unscaled(latents: LatentDistribution, autoencoder: Autoencoder) -> tuple[Tensor, Tensor]:
@@ -138,12 +142,6 @@ def normalise_latents(autoencoder: Autoencoder, pixels: Tensor) -> None:
     bias[count:] -= 2 * deviation.log()
 
 
-def _pixels(settings: TinySettings, name: str, step: int, count: int, size: int) -> Tensor:
-    """Pictures of training scenes, -1 to 1, drawn for one step."""
-    scenes = draw_scenes(count, keyed_generator("tiny", settings.seed, name, step))
-    return 2 * images(scenes, size, settings.device) - 1
-
-
 class TextAndUNet(nn.Module):
     """What is trained together: the UNet and the text encoder whose states it reads."""
 
@@ -151,6 +149,7 @@ class TextAndUNet(nn.Module):
         super().__init__()
         self.unet = UNet(TINY)
         self.text_encoder = TextEncoder(CLIP_TINY)
+        start_quietly(self.unet)
 
 
 def train_base(settings: TinySettings, autoencoder: Autoencoder) -> TextAndUNet:
@@ -210,11 +209,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder of the run")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--autoencoder-steps", type=int, default=3750)
+    parser.add_argument("--autoencoder-steps", type=int, default=3000)
     parser.add_argument("--autoencoder-batch", type=int, default=8)
-    parser.add_argument("--base-steps", type=int, default=12000)
-    parser.add_argument("--base-batch", type=int, default=64)
-    parser.add_argument("--pictures", type=int, default=20_000, help="how many scenes the UNet sees")
+    parser.add_argument("--base-steps", type=int, default=9000)
+    parser.add_argument("--base-batch", type=int, default=32)
+    parser.add_argument("--pictures", type=int, default=12_000, help="how many scenes the UNet sees")
     settings = TinySettings(**vars(parser.parse_args()))
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
     write_vocabulary(settings.out)

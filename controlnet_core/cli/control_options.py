@@ -1,0 +1,130 @@
+"""The options of applied nets: one group of values for each net, in the order they are given."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar
+
+from ..control.strength import CURVES, SIDES, Curve, Sides
+from ..errors import SettingError
+from .parser import Parser
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ..base import Base
+    from ..control.stack import Control
+
+Value = TypeVar("Value")
+
+
+@dataclass(frozen=True)
+class ControlWords:
+    """One applied net, as the command line names it.
+
+    Attributes:
+        control: The net's file.
+        hint: The hint's file.
+        canny: Thresholds of the edges to follow in place of the hint itself, or None.
+        strength: See `Control`, as for all that follow.
+        start: The fraction of the schedule at which it begins to act.
+        end: The fraction at which it stops.
+        weights: The curve of block weights.
+        sides: The sides of guidance, or None for the curve's own.
+    """
+
+    control: str
+    hint: str
+    canny: tuple[float, float] | None
+    strength: float
+    start: float
+    end: float
+    weights: Curve
+    sides: Sides | None
+
+
+def add_control_options(parser: Parser) -> None:
+    """Add the options of applied nets."""
+    group = parser.add_argument_group("control", "each given once for all nets, or once for each net in their order")
+
+    def add(name: str, metavar: str, words: str, kind: type = str, choices: Sequence[str] | None = None) -> None:
+        group.add_argument(
+            f"--{name}", metavar=metavar, type=kind, choices=choices, action="append", default=[], help=words
+        )
+
+    add("control", "NET.safetensors", "a ControlNet (default: none)")
+    add("hint", "IMAGE", "the image it follows (required with --control)")
+    edges = "follow the edges in the hint, found with these thresholds from 0 to 1, such as 0.1 0.2"
+    edges = f"{edges}; 0 0 takes the hint as it is (default: 0 0)"
+    group.add_argument("--canny", metavar=("LOW", "HIGH"), type=float, nargs=2, action="append", default=[], help=edges)
+    add("strength", "S", "how strongly it acts (default: 1.0)", float)
+    add("start", "F", "the fraction of the schedule at which it begins (default: 0.0)", float)
+    add("end", "F", "the fraction of the schedule at which it stops (default: 1.0)", float)
+    add("weights", "CURVE", f"its curve of block weights: {', '.join(CURVES)} (default: flat)", choices=CURVES)
+    add("sides", "SIDES", f"the sides of guidance: {', '.join(SIDES)} (default: the curve's own)", choices=SIDES)
+
+
+def control_words(arguments: argparse.Namespace) -> list[ControlWords]:
+    """Match the options that were given with the nets.
+
+    Raises:
+        SettingError: If an option is given neither once nor once for each net, or a net has no hint.
+    """
+    count = len(arguments.control)
+    if count and not arguments.hint:
+        raise SettingError(f"{count} --control and no --hint", "a hint to follow", "give --hint IMAGE")
+
+    def each(name: str, default: Value) -> Sequence[Value]:
+        given: list[Value] = getattr(arguments, name)
+        if given and len(given) not in (1, count):
+            do = "give it once for all nets or once for each, in their order" if count else "give --control as well"
+            raise SettingError(f"{len(given)} --{name} for {count} --control", f"1 or {max(1, count)}", do)
+        return (given or [default]) * (1 if len(given) > 1 else count)
+
+    groups = zip(
+        arguments.control,
+        each("hint", ""),
+        each("canny", [0.0, 0.0]),
+        each("strength", 1.0),
+        each("start", 0.0),
+        each("end", 1.0),
+        each("weights", "flat"),
+        each("sides", None),
+        strict=True,
+    )
+    return [
+        ControlWords(control, hint, tuple(canny) if any(canny) else None, *others)
+        for control, hint, canny, *others in groups
+    ]
+
+
+def read_hints(words: Sequence[ControlWords]) -> list[Tensor]:
+    """Read the hints, each of shape (1, 3, H, W) in [0, 1].
+
+    Raises:
+        HintError: If a file is no image, or its edges cannot be found.
+    """
+    from ..control.hint_image import canny_hint, load_image
+
+    images = {one.hint: load_image(one.hint) for one in words}
+    return [images[one.hint] if one.canny is None else canny_hint(images[one.hint], *one.canny) for one in words]
+
+
+def loaded_controls(words: Sequence[ControlWords], hints: Sequence[Tensor], base: Base) -> list[Control]:
+    """Load the nets, each file once, beside a base.
+
+    Raises:
+        CheckpointError: If a file is no ControlNet.
+        SettingError: If a setting is impossible.
+    """
+    from ..control.stack import Control
+    from ..weights.load import load_controlnet
+
+    files = dict.fromkeys(one.control for one in words)
+    nets = {file: load_controlnet(file, device=base.device, dtype=base.dtype) for file in files}
+    return [
+        Control(nets[one.control], hint, one.strength, one.start, one.end, one.weights, sides=one.sides)
+        for one, hint in zip(words, hints, strict=True)
+    ]

@@ -1,0 +1,223 @@
+"""`controlnet-core demo`: trains a ControlNet on the small base and draws with it, in minutes on a CPU."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .output import note, print_result
+from .parser import Commands, new_command
+from .picture_files import check_writable
+from .watch import train_watched
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ..base import Base
+    from ..data.pairs import PairDataset
+    from ..evaluation.following import Evaluation, ShapesValidation
+    from ..model.controlnet import ControlNet
+    from ..sampling.generate import SamplingSettings
+    from ..training.settings import TrainSettings
+
+DESCRIPTION = """\
+Train a ControlNet on the small base that comes with this package, from a copy of
+its encoder and zero convolutions, on pairs of shapes and their outlines. It shows
+the step at which the net suddenly begins to follow its hints, and draws pictures
+from hints that nobody trained on, one of them the edges of a real photograph.
+Needs no download and no GPU. A demo that was stopped goes on where it was."""
+EPILOG = """\
+It writes into DIR: demo.png (what it drew), report.png (how it learned),
+report.json (the numbers) and the trained net, controlnet.safetensors.
+
+example:
+  controlnet-core demo --out demo
+"""
+
+PAIRS = 2000
+SCORED_HINTS = 64
+SHOWN = 6
+COIN_PROMPT = "a grey circle on a black background"
+REPORT = "report.json"
+
+
+def add_parser(commands: Commands) -> None:
+    """Add the command."""
+    parser = new_command(commands, "demo", "train on the small base and draw", DESCRIPTION, EPILOG)
+    add = parser.add_argument
+    add("--out", metavar="DIR", type=Path, default=Path("demo"), help="the folder to write to (default: demo)")
+    add("--steps", metavar="N", type=int, default=800, help="optimizer steps (default: %(default)s)")
+    add("--seed", metavar="N", type=int, default=0, help="of every random draw (default: %(default)s)")
+    words = "exchange the hints among the pictures, so that nothing can be learned (default: they belong to them)"
+    add("--shuffled", action="store_true", help=words)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run the command."""
+    started = time.perf_counter()
+    from ..weights.load_base import load_base
+
+    out: Path = arguments.out
+    check_writable(out)
+    settings = demo_settings(out, arguments.steps, arguments.seed)
+    base = load_base("tiny")
+    stage = Stage(base, settings)
+    watched = train_watched(settings, base, stage.dataset(arguments.shuffled), stage.validation(16), "ControlNet demo")
+    path, report = watched
+    result = stage.result(path / "controlnet.safetensors")
+    report = {**report, "following": result.following, "total_seconds": time.perf_counter() - started}
+    stage.publish(path, report, result)
+    following = result.following
+    facts: list[tuple[str, object]] = [
+        ("pictures", out / "demo.png"),
+        ("report", out / "report.png"),
+        ("numbers", out / REPORT),
+        ("net", out / "controlnet.safetensors"),
+        ("following", f"{following['caption']:.3f} with the caption"),
+        ("", f"{following['empty_prompt']:.3f} with an empty prompt"),
+        ("", f"{following['without_control']:.3f} without control"),
+        ("", f"{following['ceiling']:.3f} for true images, encoded and decoded"),
+        ("jump", f"step {report['jump_step']}" if report["jump_step"] is not None else "it does not follow its hints"),
+    ]
+    print_result(facts, report, arguments.json)
+    return 0
+
+
+def demo_settings(out: Path, steps: int, seed: int) -> TrainSettings:
+    """What the demo trains with: uniform timesteps and half of the prompts dropped, as in the paper."""
+    from ..training.settings import checked
+
+    return checked(
+        {
+            "steps": steps,
+            "batch_size": 16,
+            "learning_rate": 5e-4,
+            "warm_up_steps": 20,
+            "weight_decay": 0.0,
+            "average_decay": 0.98,
+            "checkpoint_every": 100,
+            "evaluation": {"every": 50, "hints": 16, "sampling_steps": 10, "guidance": 4.0},
+            "seed": seed,
+            "device": "cpu",
+            "out": out / "runs",
+        },
+        "the demo",
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class DemoResult:
+    """What the demo measured and drew.
+
+    Attributes:
+        following: The following scores: caption, empty_prompt, without_control, ceiling.
+        controlled: With the captions.
+        promptless: With empty prompts, control on the conditional side only.
+        uncontrolled: Without control.
+        coin: The photograph, its hint and the drawing, each (3, H, W).
+    """
+
+    following: dict[str, float]
+    controlled: Evaluation
+    promptless: Evaluation
+    uncontrolled: Evaluation
+    coin: tuple[Tensor, Tensor, Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class Stage:
+    """The base and the settings that all parts of the demo share.
+
+    Attributes:
+        base: The small base.
+        settings: The training settings.
+    """
+
+    base: Base
+    settings: TrainSettings
+
+    @property
+    def size(self) -> int:
+        """The side of all pictures."""
+        return self.base.family.image_size
+
+    @property
+    def sampling(self) -> SamplingSettings:
+        """How all pictures are drawn."""
+        from ..sampling.generate import SamplingSettings
+
+        evaluation = self.settings.evaluation
+        return SamplingSettings(evaluation.sampling_steps, evaluation.guidance)
+
+    def dataset(self, shuffled: bool) -> PairDataset:
+        """The pairs to train on."""
+        from ..data.pairs import ShapesDataset, ShuffledHints
+
+        pairs = ShapesDataset(PAIRS, self.size, seed=0)
+        return ShuffledHints(pairs, seed=0) if shuffled else pairs
+
+    def validation(self, hints: int) -> ShapesValidation:
+        """Held-out hints."""
+        from ..data.pairs import ShapesDataset
+        from ..evaluation.following import ShapesValidation
+
+        return ShapesValidation(self.base, ShapesDataset(hints, self.size, seed=0, held_out=True), self.sampling)
+
+    def result(self, net_path: Path) -> DemoResult:
+        """Score the net on 64 held-out hints and draw the coin."""
+        from ..weights.load import load_controlnet
+
+        note(f"drawing {SCORED_HINTS} held-out hints: with captions, without prompts, without control")
+        net = load_controlnet(net_path)
+        validation = self.validation(SCORED_HINTS)
+        controlled = validation.draw(net)
+        promptless = validation.draw(net, [""] * SCORED_HINTS, sides="conditional")
+        uncontrolled = validation.draw(None)
+        following = {
+            "caption": controlled.following,
+            "empty_prompt": promptless.following,
+            "without_control": uncontrolled.following,
+            "ceiling": validation.ceiling,
+        }
+        return DemoResult(following, controlled, promptless, uncontrolled, self._coin(net))
+
+    def _coin(self, net: ControlNet) -> tuple[Tensor, Tensor, Tensor]:
+        """A real photograph, its edges, and what the net draws from them."""
+        from ..control.stack import Control
+        from ..data.photograph import coin_hint, coin_photograph
+        from ..sampling.generate import generate
+
+        hint = coin_hint()
+        drawing = generate(self.base, COIN_PROMPT, [Control(net, hint)], settings=self.sampling)
+        return coin_photograph()[0], hint[0], drawing[0]
+
+    def publish(self, path: Path, report: dict[str, Any], result: DemoResult) -> None:
+        """Write pictures, report and net to where they are looked for."""
+        import shutil
+
+        from ..training.run_folder import RunFolder
+
+        out = self.settings.out.parent
+        RunFolder(path).write_json("demo.json", report)
+        for name in ("report.png", "controlnet.safetensors"):
+            shutil.copyfile(path / name, out / name)
+        shutil.copyfile(path / "demo.json", out / REPORT)
+        self._sheet(out / "demo.png", result)
+
+    def _sheet(self, path: Path, result: DemoResult) -> None:
+        """Draw the contact sheet."""
+        from ..pictures import sheet, write_png
+
+        hints, captions = (getattr(self.validation(SHOWN), name) for name in ("hints", "captions"))
+        coin, coin_hint, coin_drawing = result.coin
+        rows = [
+            [*hints, coin_hint],
+            [*result.controlled.pictures[:SHOWN], coin_drawing],
+            [*result.promptless.pictures[:SHOWN], coin],
+            list(result.uncontrolled.pictures[:SHOWN]),
+        ]
+        titles = ["hint", "controlled", "no prompt (last: the photograph)", "without control"]
+        write_png(sheet(rows, [*captions, COIN_PROMPT], titles), path)

@@ -1,0 +1,28 @@
+"""The device that a user names."""
+
+from __future__ import annotations
+
+import torch
+
+from ..errors import SettingError
+
+
+def chosen_device(name: str) -> torch.device:
+    """Find a device.
+
+    Arguments:
+        name: "cpu", "cuda", "cuda:1", "mps", ...; "auto" is the first CUDA device, or the CPU where there is none.
+
+    Raises:
+        SettingError: If there is no such device on this machine.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise SettingError(
+            found=f"device = {name!r} ({str(error).splitlines()[0]})",
+            expected="auto, cpu, or a device of this machine such as cuda or cuda:1",
+            do="use auto, which takes what is there",
+        ) from error

@@ -1,0 +1,81 @@
+"""Progress bars on standard error: bars that know their numbers, and a Ctrl-C that waits for the end of a step."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from types import FrameType
+from typing import Any
+
+from tqdm import tqdm
+
+from .output import note
+
+TERMINAL_SECONDS, LOG_SECONDS = 0.2, 10.0
+"""Seconds between two pictures of a bar, on a terminal and in a log."""
+
+
+class Bar:
+    """A progress bar on standard error that appears when it is first told how far the work is.
+
+    Arguments:
+        title: What is being done.
+        unit: What is counted.
+    """
+
+    def __init__(self, title: str, unit: str) -> None:
+        self.title = title
+        self.unit = unit
+        self._bar: tqdm[Any] | None = None
+
+    def __enter__(self) -> Bar:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def show(self, done: int, total: int, **numbers: str) -> None:
+        """Show that `done` of `total` are done, the time that is left, and the numbers that matter."""
+        if self._bar is None:
+            self._bar = tqdm(
+                total=total,
+                # What an earlier session did must not count as speed.
+                initial=max(0, done - 1),
+                desc=self.title,
+                unit=f" {self.unit}",
+                file=sys.stderr,
+                dynamic_ncols=True,
+                mininterval=TERMINAL_SECONDS if sys.stderr.isatty() else LOG_SECONDS,
+            )
+        self._bar.set_postfix(numbers, refresh=False)
+        self._bar.update(done - self._bar.n)
+        if done >= total:
+            self._bar.close()
+
+
+class Interruption:
+    """While it is entered, a first Ctrl-C is only noted, and a second raises KeyboardInterrupt.
+
+    Arguments:
+        promise: What is said at the first.
+
+    Attributes:
+        asked: Whether there was a first.
+    """
+
+    def __init__(self, promise: str) -> None:
+        self.promise = promise
+        self.asked = False
+
+    def __enter__(self) -> Interruption:
+        self._before = signal.signal(signal.SIGINT, self._first)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        signal.signal(signal.SIGINT, self._before)
+
+    def _first(self, number: int, frame: FrameType | None) -> None:
+        self.asked = True
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        note(self.promise)

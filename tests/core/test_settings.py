@@ -1,0 +1,49 @@
+"""Settings are checked by name and value, and only what has a say in the result names a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from controlnet_core.errors import SettingError
+from controlnet_core.training.settings import TrainSettings, checked, read_toml
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"learning_rat": 1e-4}, "did you mean 'learning_rate'"),
+        ({"evaluation": {"evry": 5}}, "did you mean 'evaluation.every'"),
+        ({"steps": 0}, "steps = 0"),
+        ({"prompt_drop": 1.5}, "prompt_drop = 1.5"),
+        ({"learning_rate": float("nan")}, "learning_rate = nan"),
+        ({"hint_encoder": "papre"}, "'reference' or 'paper'"),
+        ({"steps": "many"}, "steps = 'many'"),
+    ],
+)
+def test_what_is_wrong_is_named(values: dict[str, object], message: str) -> None:
+    with pytest.raises(SettingError, match=message) as caught:
+        checked(values, "settings.toml")
+    assert "settings.toml" in str(caught.value)
+
+
+def test_the_fingerprint_follows_all_settings_but_place_and_device() -> None:
+    plain = TrainSettings().fingerprint()
+    assert TrainSettings(out=Path("elsewhere"), device="cpu").fingerprint() == plain
+    for change in ({"seed": 1}, {"steps": 3}, {"evaluation": {"every": 7}}, {"prompt_drop": 0.4}):
+        assert checked(change, "test").fingerprint() != plain
+
+
+def test_a_toml_file_is_read_or_its_fault_named(tmp_path: Path) -> None:
+    file = tmp_path / "run.toml"
+    with pytest.raises(SettingError, match=r"no file .*run\.toml"):
+        read_toml(file)
+    file.write_text("steps = = 3")
+    with pytest.raises(SettingError, match=r"run\.toml.*line 1"):
+        read_toml(file)
+    file.write_bytes(b"\xff\xfe")
+    with pytest.raises(SettingError, match=r"run\.toml"):
+        read_toml(file)
+    file.write_text("steps = 3\n[evaluation]\nevery = 2\n")
+    assert checked(read_toml(file), str(file)) == TrainSettings(steps=3, evaluation={"every": 2})
