@@ -8,12 +8,12 @@ Three ways to train take a step in turn, on the same batch, with the same AdamW 
 - `full_finetuning`: all of this package's UNet trained, without a ControlNet;
 - `diffusers`: the first again, of diffusers' modules with the same weights, as its `train_controlnet.py` puts them.
 
-A step is the loss, the backward pass, AdamW and forgetting the gradients; gradient clipping, moving averages and loading
-of data are left out everywhere. A time ratio is the median of the ratios of all rounds. Peak memory is measured first,
-each way in a process of its own, over two steps: what torch's allocator holds for tensors, their weights, gradients and
-optimizer state included. On CUDA that is `max_memory_allocated`; on a CPU the same is read from the allocations that
-torch's profiler saw. What libraries keep outside the allocator is in neither, and memory of the process as the system
-counts it is higher.
+A step is the loss, the backward pass, AdamW, and forgetting the gradients; clipping, moving averages and the loading of
+data are left out everywhere. A time ratio is the median of the ratios of all rounds.
+
+Peak memory is measured first, each way in a process of its own, over two steps: the most bytes that torch's allocator
+held for tensors, with weights, gradients and optimizer state. On CUDA that is `max_memory_allocated`; on a CPU it is
+counted from the allocations that torch's profiler saw. What libraries keep beside the allocator is in neither.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+import re
 import statistics
 import sys
 import tempfile
@@ -41,7 +42,7 @@ from torch.nn import functional
 from torch.profiler import ProfilerActivity, profile
 
 from controlnet_core.base import TextEmbeddings, vector_condition
-from controlnet_core.config import FAMILIES, Family, UNetConfig
+from controlnet_core.config import FAMILIES, Family, Prediction, UNetConfig
 from controlnet_core.errors import TrainingError
 from controlnet_core.model.controlnet import ControlNet
 from controlnet_core.model.unet import UNet
@@ -72,17 +73,7 @@ MEBIBYTE = 2**20
 
 @dataclass(frozen=True)
 class Settings:
-    """What is measured.
-
-    Attributes:
-        family: A name in `SIZES`.
-        size: Height and width of the hints in pixels.
-        batch: Pairs of one step.
-        steps: Measured rounds.
-        warm_up: Rounds before them.
-        device: "cpu", "cuda", ...
-        dtype: "float32", or "bfloat16" for autocast; weights are float32 always.
-    """
+    """What is measured: the options of the command; `family` is a name in `SIZES`, and weights are always float32."""
 
     family: str
     size: int
@@ -99,19 +90,17 @@ class TrainingStep:
     Arguments:
         settings: What is measured.
         loss: Computes the loss, a number.
-        trained: The module that is trained.
-        locked: The module that is not, if there is one.
+        modules: First the one that is trained, then the locked one, if there is one.
     """
 
-    def __init__(
-        self, settings: Settings, loss: Callable[[], Tensor], trained: nn.Module, locked: nn.Module | None = None
-    ) -> None:
+    def __init__(self, settings: Settings, loss: Callable[[], Tensor], *modules: nn.Module) -> None:
         self.device = torch.device(settings.device)
         self.half = settings.dtype != "float32"
         self.loss = loss
-        self.modules = [module.to(self.device) for module in (trained, locked) if module is not None]
-        if locked is not None:
-            locked.requires_grad_(False)
+        self.modules = [module.to(self.device) for module in modules]
+        trained, *locked = self.modules
+        for module in locked:
+            module.requires_grad_(False)
         self.optimizer = torch.optim.AdamW(trained.parameters(), lr=1e-5, weight_decay=0.01)
 
     def take(self) -> None:
@@ -124,17 +113,17 @@ class TrainingStep:
 
     def seconds(self) -> float:
         """Take one optimizer step and time it."""
-        self._wait()
+        self._synchronise()
         started = time.perf_counter()
         self.take()
-        self._wait()
+        self._synchronise()
         return time.perf_counter() - started
 
     def weight_bytes(self) -> int:
         """What the weights take."""
         return sum(parameter.nbytes for module in self.modules for parameter in module.parameters())
 
-    def _wait(self) -> None:
+    def _synchronise(self) -> None:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
 
@@ -172,7 +161,7 @@ def make_batch(config: UNetConfig, settings: Settings) -> Batch:
     )
 
 
-def plain_loss(unet: UNet, batch: Batch, schedule: NoiseSchedule, prediction: Any) -> Tensor:
+def plain_loss(unet: nn.Module, batch: Batch, schedule: NoiseSchedule, prediction: Prediction) -> Tensor:
     """Mean squared error of the UNet without control, all of it in the graph."""
     sigma = schedule.sigma(batch.timesteps)
     x = network_input(noised(batch.latents, batch.noise, sigma), sigma)
@@ -180,8 +169,10 @@ def plain_loss(unet: UNet, batch: Batch, schedule: NoiseSchedule, prediction: An
     return functional.mse_loss(output.float(), target(prediction, batch.latents, batch.noise, sigma))
 
 
-def diffusers_loss(unet: Any, net: Any, batch: Batch, schedule: NoiseSchedule, prediction: Any) -> Tensor:
-    """Mean squared error of the prediction that diffusers' modules make together."""
+def diffusers_loss(
+    unet: nn.Module, net: nn.Module, batch: Batch, schedule: NoiseSchedule, prediction: Prediction
+) -> Tensor:
+    """Mean squared error of the controlled prediction, by diffusers' modules."""
     sigma = schedule.sigma(batch.timesteps)
     x = network_input(noised(batch.latents, batch.noise, sigma), sigma)
     given = x, batch.timesteps, batch.text.context
@@ -191,13 +182,8 @@ def diffusers_loss(unet: Any, net: Any, batch: Batch, schedule: NoiseSchedule, p
         sizes = torch.tensor([height, width, 0, 0, height, width], device=x.device).expand(len(x), -1)
         added = {"text_embeds": batch.text.y[:, :-ENCODED_SIZES], "time_ids": sizes}
     skips, middle = net(*given, controlnet_cond=batch.hints, added_cond_kwargs=added, return_dict=False)
-    output = unet(
-        *given,
-        added_cond_kwargs=added,
-        down_block_additional_residuals=skips,
-        mid_block_additional_residual=middle,
-        return_dict=False,
-    )[0]
+    residuals = {"down_block_additional_residuals": skips, "mid_block_additional_residual": middle}
+    (output,) = unet(*given, added_cond_kwargs=added, **residuals, return_dict=False)
     return functional.mse_loss(output.float(), target(prediction, batch.latents, batch.noise, sigma))
 
 
@@ -205,7 +191,6 @@ def peak_bytes(way: str, settings: Settings) -> int:
     """The most that tensors took at one time during two steps of a way to train."""
     step = training_step(way, settings)
     if step.device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(step.device)
         step.take()
         step.take()
         return torch.cuda.max_memory_allocated(step.device)
@@ -222,12 +207,6 @@ def most_allocated(profiler: profile) -> int:
         profiler.export_chrome_trace(str(path))
         events = json.loads(path.read_text(encoding="utf-8"))["traceEvents"]
     return max(int(event["args"]["Total Allocated"]) for event in events if event.get("name") == "[memory]")
-
-
-def peaks(settings: Settings) -> dict[str, int]:
-    """Peak memory of all ways, each in a process of its own."""
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn"), max_tasks_per_child=1) as pool:
-        return dict(zip(WAYS, pool.map(peak_bytes, WAYS, repeat(settings)), strict=True))
 
 
 def check_parity(ours: TrainingStep, theirs: TrainingStep) -> dict[str, float]:
@@ -249,13 +228,13 @@ def check_parity(ours: TrainingStep, theirs: TrainingStep) -> dict[str, float]:
 
 
 def measure(settings: Settings) -> dict[str, Any]:
-    """Measure everything; what the keys mean is said at the top of this file."""
-    memory = peaks(settings)
+    """Measure everything; the top of this file says what the keys mean."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn"), max_tasks_per_child=1) as pool:
+        memory = dict(zip(WAYS, pool.map(peak_bytes, WAYS, repeat(settings)), strict=True))
     steps = {way: training_step(way, settings) for way in WAYS}
     losses = check_parity(steps["controlnet"], steps["diffusers"])
     rounds = [{way: steps[way].seconds() for way in WAYS} for _ in range(settings.warm_up + settings.steps)]
-    rounds = rounds[settings.warm_up :]
-    others = WAYS[1:]
+    rounds, others = rounds[settings.warm_up :], WAYS[1:]
     return {
         "time_ratio": {way: statistics.median(one["controlnet"] / one[way] for one in rounds) for way in others},
         "memory_ratio": {way: memory["controlnet"] / memory[way] for way in others},
@@ -269,11 +248,9 @@ def measure(settings: Settings) -> dict[str, Any]:
 
 def machine(device: str) -> dict[str, str | int]:
     """What it was measured on."""
-    cpu = platform.processor()
     info = Path("/proc/cpuinfo")
-    if info.exists():
-        names = (line.partition(":")[2].strip() for line in info.read_text().splitlines() if "model name" in line)
-        cpu = next(names, cpu)
+    names = re.findall(r"model name\s*: (.*)", info.read_text(encoding="utf-8")) if info.exists() else []
+    cpu = names[0] if names else platform.processor()
     return {
         "device": torch.cuda.get_device_name(device) if device.startswith("cuda") else cpu,
         "threads": torch.get_num_threads(),
@@ -301,13 +278,14 @@ def table(result: Mapping[str, Any]) -> str:
 
 def main() -> None:
     """Run as a command."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--family", choices=SIZES, help="default: reduced (SD1.5, 64 wide); sd15 on a GPU")
     parser.add_argument("--size", type=int, help="height and width in pixels, a multiple of 64; default: the family's")
     parser.add_argument("--batch", type=int, default=1, help="pairs of one step; default: 1")
     parser.add_argument("--steps", type=int, default=10, help="measured rounds; default: 10")
     parser.add_argument("--warm-up", type=int, default=2, help="rounds before them; default: 2")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="default: a GPU, if any")
+    parser.add_argument("--device", default=device, help="default: a GPU, if there is one")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="bfloat16 is autocast")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     values = vars(parser.parse_args())

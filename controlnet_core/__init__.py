@@ -1,1 +1,94 @@
-"""ControlNet in pure PyTorch: model, weights, sampling and training."""
+"""Train, load, apply and stack ControlNets (Zhang et al. 2023), in pure PyTorch.
+
+The names below are imported when they are first used, so that a command's `--help` need not wait for torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .base import Base as Base
+    from .base import TextEmbeddings as TextEmbeddings
+    from .config import FAMILIES as FAMILIES
+    from .config import SD15 as SD15
+    from .config import SD21 as SD21
+    from .config import SDXL as SDXL
+    from .config import TINY as TINY
+    from .config import AutoencoderConfig as AutoencoderConfig
+    from .config import Family as Family
+    from .config import TextEncoderConfig as TextEncoderConfig
+    from .config import UNetConfig as UNetConfig
+    from .control.stack import Control as Control
+    from .data.pairs import Pair as Pair
+    from .data.pairs import PairDataset as PairDataset
+    from .data.pairs import ShapesDataset as ShapesDataset
+    from .errors import ControlNetCoreError as ControlNetCoreError
+    from .model.autoencoder import Autoencoder as Autoencoder
+    from .model.controlnet import ControlNet as ControlNet
+    from .model.controlnet import ControlNetBlock as ControlNetBlock
+    from .model.residuals import Residuals as Residuals
+    from .model.text_encoder import TextEncoder as TextEncoder
+    from .model.unet import UNet as UNet
+    from .sampling.generate import SamplingSettings as SamplingSettings
+    from .sampling.generate import generate as generate
+    from .schedule import NoiseSchedule as NoiseSchedule
+    from .training.loop import StepReport as StepReport
+    from .training.loop import run_path as run_path
+    from .training.loop import train as train
+    from .training.settings import TrainSettings as TrainSettings
+    from .weights.load import load_controlnet as load_controlnet
+    from .weights.load_base import load_base as load_base
+    from .weights.report import CheckpointReport as CheckpointReport
+    from .weights.report import inspect_checkpoint as inspect_checkpoint
+    from .weights.save import save_controlnet as save_controlnet
+
+HOMES = {
+    "Autoencoder": "model.autoencoder",
+    "AutoencoderConfig": "config",
+    "Base": "base",
+    "CheckpointReport": "weights.report",
+    "Control": "control.stack",
+    "ControlNet": "model.controlnet",
+    "ControlNetBlock": "model.controlnet",
+    "ControlNetCoreError": "errors",
+    "FAMILIES": "config",
+    "Family": "config",
+    "NoiseSchedule": "schedule",
+    "Pair": "data.pairs",
+    "PairDataset": "data.pairs",
+    "Residuals": "model.residuals",
+    "SD15": "config",
+    "SD21": "config",
+    "SDXL": "config",
+    "SamplingSettings": "sampling.generate",
+    "ShapesDataset": "data.pairs",
+    "StepReport": "training.loop",
+    "TINY": "config",
+    "TextEmbeddings": "base",
+    "TextEncoder": "model.text_encoder",
+    "TextEncoderConfig": "config",
+    "TrainSettings": "training.settings",
+    "UNet": "model.unet",
+    "UNetConfig": "config",
+    "generate": "sampling.generate",
+    "inspect_checkpoint": "weights.report",
+    "load_base": "weights.load_base",
+    "load_controlnet": "weights.load",
+    "run_path": "training.loop",
+    "save_controlnet": "weights.save",
+    "train": "training.loop",
+}
+"""Where each public name lives."""
+
+__all__ = list(HOMES)
+
+
+def __getattr__(name: str) -> object:
+    """Import a public name from its home."""
+    if name not in HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value: object = getattr(import_module(f".{HOMES[name]}", __name__), name)
+    globals()[name] = value
+    return value

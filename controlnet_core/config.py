@@ -173,7 +173,7 @@ OPENCLIP_BIGG = TextEncoderConfig(
     normalise_context=False,
     pad_token="zero",
 )
-CLIP_TINY = TextEncoderConfig(vocabulary=589, width=128, layers=2, num_heads=2)
+CLIP_TINY = TextEncoderConfig(vocabulary=589, width=128, layers=2, num_heads=2, context_length=32)
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from importlib.metadata import PackageNotFoundError, version
 
 from ..errors import ControlNetCoreError, SettingError
 from . import demo, generate, inspect, train
-from .output import Interrupted, OutputError, plain_warnings, print_error, write_out
-from .parser import Parser, UsageError
+from .output import Interrupted, OutputError, UsageError, plain_warnings, print_error
+from .parser import Parser
 
 DONE, FAILED, WRONG_USAGE, INTERRUPTED = 0, 1, 2, 130
 COMMANDS = {"demo": demo, "train": train, "generate": generate, "inspect": inspect}
@@ -70,7 +70,6 @@ def _run(words: list[str]) -> int:
     try:
         arguments = make_parser().parse_args(words)
     except SystemExit:  # help or version was asked for, and is printed
-        write_out(end="")
         return DONE
     except UsageError as error:
         print_error(error, as_json)

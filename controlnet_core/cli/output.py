@@ -14,13 +14,27 @@ from typing import Any, TextIO
 from tqdm import tqdm
 
 from ..errors import ControlNetCoreError
-from .parser import UsageError
 
 PACKAGE = __name__.partition(".")[0]
 
 
 class OutputError(ControlNetCoreError):
     """Standard output that cannot be written."""
+
+
+class UsageError(Exception):
+    """A command line that cannot be understood.
+
+    Arguments:
+        message: What is wrong with it.
+        usage: What would be right, in one line.
+        program: The command whose help explains it.
+    """
+
+    def __init__(self, message: str, usage: str, program: str) -> None:
+        super().__init__(message)
+        self.usage = usage
+        self.do = f"`{program} --help` explains it"
 
 
 class Interrupted(Exception):
@@ -81,7 +95,7 @@ def print_error(error: ControlNetCoreError | UsageError | Interrupted, as_json: 
         write_out(json.dumps(content, indent=2))
 
 
-def write_out(text: str = "", end: str = "\n") -> None:
+def write_out(text: str, end: str = "\n") -> None:
     """Write to standard output and see it leave.
 
     Raises:

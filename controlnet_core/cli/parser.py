@@ -3,30 +3,24 @@
 from __future__ import annotations
 
 import argparse
-from typing import NoReturn, TypeAlias
+from typing import TYPE_CHECKING, NoReturn, TypeAlias
 
+from .output import UsageError, write_out
 
-class UsageError(Exception):
-    """A command line that cannot be understood.
-
-    Arguments:
-        message: What is wrong with it.
-        usage: What would be right, in one line.
-        program: The command whose help explains it.
-    """
-
-    def __init__(self, message: str, usage: str, program: str) -> None:
-        super().__init__(message)
-        self.usage = usage
-        self.do = f"`{program} --help` explains it"
+if TYPE_CHECKING:
+    from _typeshed import SupportsWrite
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser that raises."""
+    """A parser that raises a UsageError where another would end the process."""
 
     def error(self, message: str) -> NoReturn:
         """Raise a UsageError."""
         raise UsageError(message, " ".join(self.format_usage().split()), self.prog)
+
+    def _print_message(self, message: str, file: SupportsWrite[str] | None = None) -> None:
+        """Print help or version; argparse itself would say nothing where standard output cannot be written."""
+        write_out(message, end="")
 
 
 Commands: TypeAlias = "argparse._SubParsersAction[Parser]"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import signal
 import sys
+import time
 from types import FrameType
 from typing import Any
 
@@ -11,12 +13,12 @@ from tqdm import tqdm
 
 from .output import note
 
-TERMINAL_SECONDS, LOG_SECONDS = 0.2, 10.0
-"""Seconds between two pictures of a bar, on a terminal and in a log."""
+LOG_SECONDS = 10.0
+"""Seconds between two lines of progress where standard error is no terminal."""
 
 
 class Bar:
-    """A progress bar on standard error that appears when it is first told how far the work is.
+    """A progress bar on standard error that appears when it is first told how far the work is; in a log, lines.
 
     Arguments:
         title: What is being done.
@@ -27,6 +29,7 @@ class Bar:
         self.title = title
         self.unit = unit
         self._bar: tqdm[Any] | None = None
+        self._last_line = time.monotonic()
 
     def __enter__(self) -> Bar:
         return self
@@ -37,19 +40,22 @@ class Bar:
 
     def show(self, done: int, total: int, **numbers: str) -> None:
         """Show that `done` of `total` are done, the time that is left, and the numbers that matter."""
+        terminal = sys.stderr.isatty()
         if self._bar is None:
             self._bar = tqdm(
                 total=total,
                 # What an earlier session did must not count as speed.
                 initial=max(0, done - 1),
                 desc=self.title,
-                unit=f" {self.unit}",
-                file=sys.stderr,
-                dynamic_ncols=True,
-                mininterval=TERMINAL_SECONDS if sys.stderr.isatty() else LOG_SECONDS,
+                unit=self.unit,
+                file=sys.stderr if terminal else io.StringIO(),
+                dynamic_ncols=terminal,
             )
         self._bar.set_postfix(numbers, refresh=False)
         self._bar.update(done - self._bar.n)
+        if not terminal and (done >= total or time.monotonic() - self._last_line >= LOG_SECONDS):
+            note(str(self._bar))
+            self._last_line = time.monotonic()
         if done >= total:
             self._bar.close()
 

@@ -18,10 +18,11 @@ if TYPE_CHECKING:
     from ..training.result import ShownValidation
 
 DESCRIPTION = """\
-Train a ControlNet on a locked base, as a settings file in TOML says. A run has a
-folder of its own, named by a hash of settings, base and data. So the same command
-goes on with a run that was stopped, and reads a finished one back. Ctrl-C ends
-the step, writes a checkpoint and exits with 130; a second Ctrl-C stops at once."""
+Train a ControlNet on a locked base, as a settings file in TOML says. A run has
+a folder of its own, named by a hash of settings, base and data: the same
+command goes on with a run that was stopped, and reads a finished one back.
+Ctrl-C ends the step, writes a checkpoint and exits with 130; a second one stops
+at once."""
 
 EVERY_SETTING = """\
 steps = 10000               # optimizer steps in all
@@ -60,14 +61,15 @@ hint = "outline"            # or "colour_map"
 FOLDER_DATA = """\
 [data]
 kind = "folder"             # pictures of your own
-path = "photos"
+path = "photos"             # holds images/NAME.png, hints/NAME.png and
+                            # captions/NAME.txt, or a prompt.json as fill50k has
 # size = 512                # side in pixels (default: the base's own)
 """
 
 EPILOG = f"""\
-SETTINGS.toml may hold the following; what it leaves out has the value shown here.
-Only `kind` in [data] has to be there, and the `path` of a folder. Paths start at
-the folder you are in.
+SETTINGS.toml may hold the following; what it leaves out has the value shown.
+Only `kind` in [data] has to be there, and the `path` of a folder. Paths start
+at the folder you are in.
 
 {EVERY_SETTING}
 or, in place of the last table,
@@ -120,6 +122,7 @@ def opened(job: AnyJob) -> tuple[Base, PairDataset, ShownValidation | None]:
     """Load the base and open the data of a job; shapes come with a validation on held-out scenes."""
     import torch
 
+    from ..data.folder import FolderDataset
     from ..data.pairs import ShapesDataset
     from ..evaluation.following import ShapesValidation
     from ..sampling.generate import SamplingSettings
@@ -133,8 +136,6 @@ def opened(job: AnyJob) -> tuple[Base, PairDataset, ShownValidation | None]:
     base = load_base(job.base.path, device=device, dtype=torch.float32, tokenizer=job.base.tokenizer)
     size = data.size or base.family.image_size
     if not isinstance(data, ShapesData):
-        from ..data.folder import FolderDataset
-
         return base, FolderDataset(data.path, size), None
     dataset = ShapesDataset(data.count, size, data.seed, hint=data.hint)
     held_out = ShapesDataset(evaluation.hints, size, data.seed, held_out=True, hint=data.hint)

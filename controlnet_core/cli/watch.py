@@ -91,21 +91,25 @@ def train_watched(
 
 
 def print_run(path: Path, report: dict[str, Any], as_json: bool) -> None:
-    """Print what came of a run."""
+    """Print what came of a run.
+
+    Arguments:
+        path: Its folder.
+        report: The content of its report.
+        as_json: Whether to print one JSON object.
+    """
     net, picture = path / "controlnet.safetensors", path / "report.png"
-    shown_picture = str(picture) if picture.exists() else None
-    following = report["following"]
-    facts: list[tuple[str, object]] = [("run folder", path), ("net", net), ("report", shown_picture)]
+    shown = str(picture) if picture.exists() else None
+    steps = f"{report['steps']:,} in {report['seconds']:.0f} s, evaluations not counted"
+    facts: list[tuple[str, object]] = [("run folder", path), ("net", net), ("report", shown), ("steps", steps)]
+    following, jump = report["following"], report["jump_step"]
     if following["caption"] is not None:
-        jump = report["jump_step"]
+        levels = f"without control {following['without_control']:.2f}, true images {following['ceiling']:.2f}"
         facts += [
-            ("following", f"{following['caption']:.3f}"),
-            ("", f"{following['without_control']:.3f} without control"),
-            ("", f"{following['ceiling']:.3f} for true images, encoded and decoded"),
-            ("jump", f"it begins to follow at step {jump}" if jump is not None else "it does not follow its hints yet"),
+            ("following", f"{following['caption']:.2f} ({levels})"),
+            ("jump", "none: the net does not follow its hints yet" if jump is None else f"step {jump:,}"),
         ]
-    content = {"folder": str(path), "net": str(net), "picture": shown_picture, **report}
-    print_result(facts, content, as_json)
+    print_result(facts, {"folder": str(path), "net": str(net), "picture": shown, **report}, as_json)
 
 
 def _train(

@@ -176,7 +176,7 @@ def train_base(settings: TinySettings, autoencoder: Autoencoder) -> TextAndUNet:
             prediction = model.unet(x, timesteps, context)
         return functional.mse_loss(prediction.float(), noise)
 
-    Stage("base", settings.out, settings.base_steps, learning_rate=8e-4, decay=0.9995).run(model, loss_at)
+    Stage("base", settings.out, settings.base_steps, learning_rate=1e-3, decay=0.999).run(model, loss_at)
     return model
 
 
@@ -211,9 +211,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--autoencoder-steps", type=int, default=3000)
     parser.add_argument("--autoencoder-batch", type=int, default=8)
-    parser.add_argument("--base-steps", type=int, default=9000)
+    parser.add_argument("--base-steps", type=int, default=4500)
     parser.add_argument("--base-batch", type=int, default=32)
-    parser.add_argument("--pictures", type=int, default=12_000, help="how many scenes the UNet sees")
+    parser.add_argument("--pictures", type=int, default=8_000, help="how many scenes the UNet sees")
     settings = TinySettings(**vars(parser.parse_args()))
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
     write_vocabulary(settings.out)

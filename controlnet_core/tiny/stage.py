@@ -43,7 +43,7 @@ class Stage:
             module: All that is trained.
             loss_at: Gives the loss of a step; all its random draws are keyed by the step.
         """
-        optimizer = torch.optim.AdamW(module.parameters(), lr=self.learning_rate, weight_decay=0.01)
+        optimizer = torch.optim.AdamW(module.parameters(), lr=self.learning_rate, weight_decay=0.01, fused=True)
         average = MovingAverage(module, self.decay)
         first = self._resume(module, optimizer, average)
         progress = tqdm(range(first, self.steps), desc=self.name, initial=first, total=self.steps, mininterval=5)

@@ -31,12 +31,11 @@ def start_as_average(autoencoder: Autoencoder) -> None:
             _pass_on(module.convolution, rows=2, first=0)
         elif isinstance(module, Upsample):
             _pass_on(module.convolution, rows=1, first=1)
-    encoder, decoder = autoencoder.encoder, autoencoder.decoder
-    for end in (encoder, decoder):
+    for end in (autoencoder.encoder, autoencoder.decoder):
         _scale(end.input_convolution, 3**0.5)
         _scale(end.output_convolution, 3**0.5)
-    for branch in (encoder.middle.residual2, decoder.stages[-1].get_submodule("blocks")[-1]):
-        _bias(branch.convolution2)[1::2] = CARRIER
+        last = [module for module in end.modules() if isinstance(module, ResidualBlock)][-1]
+        _bias(last.convolution2)[1::2] = CARRIER
     count = autoencoder.config.latent_channels
     for layer, gain in ((autoencoder.quantise, 2.0), (autoencoder.unquantise, 0.5)):
         zero_(layer)

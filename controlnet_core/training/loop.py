@@ -39,6 +39,7 @@ class StepReport:
         gradient_norm: The gradient's norm before clipping.
         seconds: Time of this step, without the evaluation.
         evaluation: What was measured behind this step, where it was due.
+        evaluation_seconds: Time of that.
     """
 
     step: int
@@ -46,6 +47,7 @@ class StepReport:
     gradient_norm: float
     seconds: float
     evaluation: Evaluation | None = None
+    evaluation_seconds: float = 0.0
 
 
 class Trainer:
@@ -134,10 +136,12 @@ class Trainer:
             state.setdefault(int(number), {})[name] = value
         self.optimizer.load_state_dict({"state": state, "param_groups": self.optimizer.state_dict()["param_groups"]})
 
-    def evaluate(self, validation: Validation) -> Evaluation:
-        """Evaluate the moving average of the weights."""
+    def evaluated(self, report: StepReport, validation: Validation) -> StepReport:
+        """Add an evaluation of the moving average of the weights to a report."""
+        started = time.perf_counter()
         with self.average.applied_to(self.net), torch.no_grad():
-            return validation.evaluate(self.net)
+            evaluation = validation.evaluate(self.net)
+        return replace(report, evaluation=evaluation, evaluation_seconds=time.perf_counter() - started)
 
     def averaged_net(self) -> ControlNet:
         """The net with the moving average of its weights, ready for use."""
@@ -193,12 +197,12 @@ def train(
     log = RunLog(folder, trainer)
     try:
         if trainer.step == 0 and validation is not None:
-            yield log.note(StepReport(0, None, 0.0, 0.0, trainer.evaluate(validation)))
+            yield log.note(trainer.evaluated(StepReport(0, None, 0.0, 0.0), validation))
         while trainer.step < settings.steps:
             report = trainer.take_step()
             done = trainer.step == settings.steps
             if validation is not None and (done or trainer.step % settings.evaluation.every == 0):
-                report = replace(report, evaluation=trainer.evaluate(validation))
+                report = trainer.evaluated(report, validation)
             log.note(report)
             if done or trainer.step % settings.checkpoint_every == 0:
                 log.save()
@@ -236,6 +240,7 @@ class RunLog:
             line |= {"loss": report.loss, "gradient_norm": report.gradient_norm, "seconds": report.seconds}
         if report.evaluation is not None:
             line |= {"following": report.evaluation.following, **asdict(report.evaluation.caption)}
+            line["evaluation_seconds"] = report.evaluation_seconds
             self.folder.write_pictures(report.step, report.evaluation.pictures[:SAMPLES])
         self.folder.log(line)
         return report

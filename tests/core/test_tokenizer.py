@@ -15,6 +15,7 @@ from controlnet_core.keyed import keyed_generator
 from controlnet_core.tiny.vocabulary import write_vocabulary
 from controlnet_core.tokenizer import PromptTokenizer, PromptTruncatedWarning, find_tokenizer
 
+LENGTH = CLIP_TINY.context_length
 PROMPTS = [
     "",
     "A  RED circle\ton a blue background",
@@ -34,7 +35,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_numbers_are_those_of_transformers(folder: Path) -> None:
     reference = CLIPTokenizer(str(folder / "vocab.json"), str(folder / "merges.txt"))
     prompts = PROMPTS[:-1] + captions(draw_scenes(50, keyed_generator("test")))
-    expected = reference(prompts, padding="max_length", max_length=77, truncation=True).input_ids
+    expected = reference(prompts, padding="max_length", max_length=LENGTH, truncation=True).input_ids
     assert PromptTokenizer(folder, CLIP_TINY)(prompts).ids.tolist() == expected
 
 
@@ -53,8 +54,8 @@ def test_open_clip_pads_with_zeros_behind_the_same_prompt(folder: Path) -> None:
 def test_a_prompt_that_is_too_long_is_cut_aloud(folder: Path) -> None:
     with pytest.warns(PromptTruncatedWarning, match="not read: '.*last'"):
         tokens = PromptTokenizer(folder, CLIP_TINY)(["red " * 80 + "last"])
-    assert tokens.ids.shape == (1, 77)
-    assert tokens.ends.tolist() == [76]
+    assert tokens.ids.shape == (1, LENGTH)
+    assert tokens.ends.tolist() == [LENGTH - 1]
 
 
 def test_the_vocabulary_is_the_same_each_time(folder: Path, tmp_path: Path) -> None:

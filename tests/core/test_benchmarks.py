@@ -1,0 +1,39 @@
+"""The benchmark of a training step runs, and its JSON has what it promises."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+from controlnet_core.config import TINY
+from controlnet_core.model.unet import UNet
+
+SCRIPT = Path(__file__).parents[2] / "benchmarks" / "train_step.py"
+WAYS = {"controlnet", "full_finetuning", "diffusers"}
+
+
+def test_one_round_of_the_smallest_family() -> None:
+    options = ["--family", "tiny", "--batch", "1", "--steps", "1", "--warm-up", "0", "--device", "cpu", "--json"]
+    done = subprocess.run([sys.executable, str(SCRIPT), *options], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert result.keys() == {
+        "time_ratio", "memory_ratio", "seconds", "peak_bytes", "loss", "machine", "settings"
+    }  # fmt: skip
+    for name, measured in (("time_ratio", "seconds"), ("memory_ratio", "peak_bytes")):
+        assert result[measured].keys() == WAYS
+        assert result[name].keys() == WAYS - {"controlnet"}
+        for way, ratio in result[name].items():
+            assert math.isfinite(ratio) and ratio > 0, f"{name} over {way} is {ratio}"
+            expected = result[measured]["controlnet"] / result[measured][way]
+            assert math.isclose(ratio, expected, rel_tol=1e-9), f"{ratio} over {way} is not {expected}"
+    assert 0 <= result["loss"]["relative_difference"] <= 1e-4
+    parameters = sum(parameter.numel() for parameter in UNet(TINY, device="meta").parameters())
+    held = 4 * 4 * parameters  # weights, gradients and AdamW's two moments, four bytes each
+    assert held < result["peak_bytes"]["full_finetuning"] < 1.3 * held
+    assert result["settings"] == {
+        "family": "tiny", "size": 64, "batch": 1, "steps": 1, "warm_up": 0, "device": "cpu", "dtype": "float32"
+    }  # fmt: skip

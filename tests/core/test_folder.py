@@ -1,0 +1,242 @@
+"""Pairs from a folder: two layouts, one crop for picture and hint, and every fault named."""
+
+from __future__ import annotations
+
+import json
+import os
+import unicodedata
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy
+import pytest
+import torch
+from PIL import Image
+
+from controlnet_core.control.hint_image import load_image
+from controlnet_core.data.folder import DatasetWarning, FolderDataset
+from controlnet_core.errors import DatasetError
+
+NAMES = ["a b", "dots.v1.2", "z", "ünïcödé ☃"]
+Spoiler = Callable[[Path], None]
+WORDS = dict(zip(NAMES, ["two words", 'a "quoted" one', "the last letter", "naïve schneemänner"], strict=True))
+
+
+def pixels(seed: int, height: int = 64, width: int = 64) -> Image.Image:
+    return Image.fromarray(numpy.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=numpy.uint8))
+
+
+def by_name(folder: Path, height: int = 64, width: int = 64) -> Path:
+    """Write four pairs; each hint is its picture, so that any difference in cropping is seen."""
+    for place in ("images", "hints", "captions"):
+        (folder / place).mkdir(parents=True)
+    for seed, name in enumerate(NAMES):
+        pixels(seed, height, width).save(folder / "images" / f"{name}.png")
+        pixels(seed, height, width).save(folder / "hints" / f"{name}.bmp")
+        (folder / "captions" / f"{name}.txt").write_text(f"{WORDS[name]}\n", encoding="utf-8")
+    return folder
+
+
+def by_list(folder: Path, height: int = 64, width: int = 64) -> Path:
+    lines = []
+    for place in ("source", "target"):
+        (folder / place).mkdir(parents=True)
+    for seed, name in enumerate(NAMES):
+        files = {place: f"{place}/{name}.png" for place in ("source", "target")}
+        for file in files.values():
+            pixels(seed, height, width).save(folder / file)
+        lines.append(json.dumps({**files, "prompt": WORDS[name]}, ensure_ascii=False))
+    (folder / "prompt.json").write_text("\n".join(lines) + "\n\n", encoding="utf-8")
+    return folder
+
+
+def difference(one: torch.Tensor, other: torch.Tensor) -> float:
+    assert one.shape == other.shape
+    return float((one - other).abs().max())
+
+
+@pytest.mark.parametrize("write", [by_name, by_list])
+def test_both_layouts_give_the_same_pairs(tmp_path: Path, write: Callable[[Path], Path]) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        dataset = FolderDataset(write(tmp_path))
+    assert len(dataset) == 4
+    assert [files.image.stem for files in dataset.files] == NAMES
+    for index, name in enumerate(NAMES):
+        pair, expected = dataset[index], torch.from_numpy(numpy.array(pixels(index))).permute(2, 0, 1) / 255
+        assert pair.caption == WORDS[name]
+        worst = max(difference(pair.image, expected), difference(pair.hint, expected))
+        assert worst < 1e-6, f"pixels of {name} differ by {worst}"
+    assert torch.equal(dataset.hints([3, 0]), torch.stack([dataset[3].hint, dataset[0].hint]))
+    for index in (-1, 4):
+        with pytest.raises(IndexError):
+            dataset[index]
+        with pytest.raises(IndexError):
+            dataset.hints([index])
+
+
+@pytest.mark.parametrize("upright", [False, True])
+def test_the_middle_square_is_kept_of_picture_and_hint(tmp_path: Path, upright: bool) -> None:
+    height, width = (80, 32) if upright else (32, 80)
+    folder = by_name(tmp_path, height, width)
+    pair, whole = FolderDataset(folder, 32)[0], load_image(folder / "images" / "a b.png")[0]
+    middle = whole[:, 24:56] if upright else whole[:, :, 24:56]
+    worst = max(difference(pair.image, middle), difference(pair.hint, middle))
+    assert worst == 0, f"differs by {worst} from the middle"
+
+
+def test_a_hint_of_half_the_size_shows_the_same_part(tmp_path: Path) -> None:
+    folder = by_name(tmp_path, 64, 128)
+    ramp = Image.fromarray(numpy.arange(128, dtype=numpy.uint8)[None].repeat(64, 0))
+    ramp.save(folder / "images" / "z.png")
+    ramp.resize((64, 32), Image.Resampling.BOX).save(folder / "hints" / "z.bmp")
+    pair = FolderDataset(folder, 16)[2]
+    middle = (torch.arange(32, 96).view(16, 4).float().mean(1) / 255).expand(3, 16, 16)
+    worst = max(difference(found[..., 1:-1], middle[..., 1:-1]) for found in (pair.image, pair.hint))
+    assert worst < 1.5 / 255, f"a ramp is off by {worst}"
+    pixels(0, 64, 64).save(folder / "hints" / "z.bmp")
+    with pytest.raises(DatasetError, match=r"z\.bmp of 64 x 64 pixels for a picture of 128 x 64"):
+        FolderDataset(folder, 16)[2]
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "LA", "RGBA"])
+def test_every_kind_of_picture_is_rgb(tmp_path: Path, mode: str) -> None:
+    folder = by_name(tmp_path)
+    image = pixels(7)
+    if mode == "RGBA":
+        image.putalpha(100)
+    image.convert(mode).save(folder / "images" / "a b.png")
+    found = FolderDataset(folder, 64)[0].image
+    worst = difference(found, load_image(folder / "images" / "a b.png")[0])
+    assert found.shape == (3, 64, 64) and worst == 0, f"differs by {worst}"
+
+
+def test_the_camera_turns_picture_and_crop(tmp_path: Path) -> None:
+    folder, exif = by_name(tmp_path), Image.Exif()
+    exif[0x0112] = 6  # the camera was turned by 90 degrees
+    pixels(9, 32, 80).save(folder / "images" / "z.png", exif=exif)
+    pixels(9, 32, 80).rotate(-90, expand=True).save(folder / "hints" / "z.bmp")
+    pair = FolderDataset(folder, 32)[2]
+    assert difference(pair.image, pair.hint) < 1e-6
+
+
+def test_missing_captions_are_counted_and_empty(tmp_path: Path) -> None:
+    folder = by_name(tmp_path)
+    (folder / "captions" / "a b.txt").unlink()
+    (folder / "captions" / "z.txt").unlink()
+    (folder / "images" / "z.txt").write_text("beside the picture", encoding="utf-8")
+    with pytest.warns(DatasetWarning, match="1 of 4 pictures have no caption, such as .*a b.png"):
+        dataset = FolderDataset(folder)
+    assert [dataset[0].caption, dataset[2].caption] == ["", "beside the picture"]
+
+
+def test_accents_may_be_stored_in_two_ways(tmp_path: Path) -> None:
+    folder = by_name(tmp_path)
+    name = unicodedata.normalize("NFC", NAMES[3])
+    hint = folder / "hints" / f"{NAMES[3]}.bmp"
+    hint.rename(hint.with_name(unicodedata.normalize("NFD", name) + ".bmp"))
+    assert len(FolderDataset(folder)) == 4
+
+
+def without(*names: str) -> Spoiler:
+    def spoil(folder: Path) -> None:
+        for name in names:
+            (folder / name).unlink()
+
+    return spoil
+
+
+def written(name: str, content: bytes) -> Spoiler:
+    def spoil(folder: Path) -> None:
+        (folder / name).write_bytes(content)
+
+    return spoil
+
+
+def listed(**entry: object) -> Spoiler:
+    return written("prompt.json", json.dumps(entry).encode())
+
+
+def misspelt(folder: Path) -> None:
+    (folder / "hints").rename(folder / "hnts")
+
+
+@pytest.mark.parametrize(
+    ("write", "spoil", "message"),
+    [
+        (by_name, without("hints/a b.bmp", "images/z.png"), "2 unpaired files, such as .*images.a b.png; expected"),
+        (by_name, written("images/a b.jpg", b"x"), "both .*a b.jpg and .*a b.png; expected one file of each name"),
+        (by_name, misspelt, "without prompt.json, and without"),
+        (by_name, written("captions/z.txt", b"\xff\xfe\x00"), "captions.z.txt: .* expected a text in UTF-8"),
+        (by_list, without("source/z.png"), "1 missing files, such as .*source.z.png; expected every file that"),
+        (by_list, written("prompt.json", b"{"), "line 1 of .*prompt.json: .* expected one JSON object a line"),
+        (by_list, listed(source="source/z.png"), 'line 1 of .*prompt.json: .* expected {"source": "hint.png"'),
+        (by_list, listed(source="source/z.png", target="target/z.png", prompt=3), '"prompt": 3'),
+        (by_list, written("prompt.json", b"\n\n"), "no pair in"),
+    ],
+)
+def test_faults_are_named_at_construction(
+    tmp_path: Path, write: Callable[[Path], Path], spoil: Spoiler, message: str
+) -> None:
+    folder = write(tmp_path)
+    spoil(folder)
+    with pytest.raises(DatasetError, match=message):
+        FolderDataset(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "message"),
+    [
+        ("nowhere", None, "no folder .*nowhere"),
+        ("images/z.png", None, "no folder .*z.png"),
+        (".", 20, "size 20; expected a multiple of 8 pixels"),
+        ("images", 64, "images without prompt.json"),
+    ],
+)
+def test_impossible_arguments_are_named(tmp_path: Path, name: str, size: int | None, message: str) -> None:
+    with pytest.raises(DatasetError, match=message):
+        FolderDataset(by_name(tmp_path) / name, size)
+
+
+def test_a_broken_picture_is_an_error_when_it_is_asked_for(tmp_path: Path) -> None:
+    folder = by_name(tmp_path)
+    for name in ("images/z.png", "hints/a b.bmp"):
+        whole = (folder / name).read_bytes()
+        (folder / name).write_bytes(whole[: len(whole) // 2])
+    dataset = FolderDataset(folder, 64)
+    assert dataset[1].caption == WORDS[NAMES[1]]
+    for index, name in ((2, "z.png"), (0, "a b.bmp")):
+        with pytest.raises(DatasetError, match=f"{name}, which cannot be decoded"):
+            dataset[index]
+    with pytest.raises(DatasetError, match=r"a b\.bmp"):
+        dataset.hints([0])
+
+
+def test_without_a_size_all_pictures_have_one(tmp_path: Path) -> None:
+    folder = by_name(tmp_path / "even", 64, 128)
+    pixels(0, 128, 64).save(folder / "images" / "z.png")
+    dataset = FolderDataset(folder)
+    assert dataset[0].image.shape == (3, 64, 128)
+    with pytest.raises(DatasetError, match=r"z\.png of 64 x 128 pixels; expected 128 x 64 pixels, as .*a b.png has"):
+        dataset[2]
+    with pytest.raises(DatasetError, match=r"a b\.png of 48 x 64 pixels; expected without a size, .* multiples of 64"):
+        FolderDataset(by_name(tmp_path / "odd", 64, 48))
+
+
+def test_the_fingerprint_names_the_content(tmp_path: Path) -> None:
+    folder = by_name(tmp_path / "data")
+    first = FolderDataset(folder, 64).fingerprint
+    seen = {first, FolderDataset(folder, 32).fingerprint, FolderDataset(folder).fingerprint}
+    folder = folder.rename(tmp_path / "moved")
+    assert FolderDataset(folder, 64).fingerprint == first
+    changes: list[Spoiler] = [
+        lambda folder: os.utime(folder / "hints" / "z.bmp", ns=(0, 1)),
+        written("captions/z.txt", b"another caption"),
+        lambda folder: os.replace(folder / "images" / "z.png", folder / "images" / "z.webp"),
+        without("images/a b.png", "hints/a b.bmp"),
+    ]
+    for change in changes:
+        change(folder)
+        seen.add(FolderDataset(folder, 64).fingerprint)
+    assert len(seen) == 3 + len(changes)

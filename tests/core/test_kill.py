@@ -1,0 +1,125 @@
+"""SIGKILL at any moment, a half-written checkpoint included: the run goes on and ends as if nothing had happened."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from controlnet_core.training.run_folder import RunFolder
+from tests.support import train_small
+from tests.support.bits import differing
+
+ROOT = Path(__file__).parents[2]
+PATIENCE = 300.0
+"""Seconds after which a process is given up."""
+WRITING = 0
+"""Kill while a checkpoint is written; any other number is that of the steps to wait for."""
+MOMENTS = (WRITING, 1, WRITING, 2, 1)
+MOST_KILLS = 7
+"""The run is long enough for so many; those beyond five are tries to hit a write."""
+
+
+@dataclass(frozen=True)
+class Session:
+    """What one process did.
+
+    Attributes:
+        before: Steps in the newest checkpoint when it began.
+        after: When it ended.
+        first_step: The first step it reported, if any.
+        left_partial: Whether its death left a half-written checkpoint that was not there before.
+    """
+
+    before: int
+    after: int
+    first_step: int | None
+    left_partial: bool
+
+
+def start(out: Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, str(ROOT / "tests" / "support" / "train_small.py"), str(out)],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+    )
+
+
+def killed(out: Path, moment: int, chance: random.Random) -> Session:
+    """Let a process train, kill it, and tell what it did."""
+    checkpoints = train_small.run_folder(out) / "checkpoints"
+    before, old = newest(checkpoints), partials(checkpoints)
+    with start(out) as process:
+        assert process.stdout is not None
+        lines: list[str] = []
+        if moment == WRITING:
+            deadline = time.monotonic() + PATIENCE
+            while not partials(checkpoints) - old and process.poll() is None and time.monotonic() < deadline:
+                time.sleep(0.0005)
+        else:
+            lines = [process.stdout.readline() for _ in range(moment)]
+            time.sleep(chance.uniform(0, 0.1))
+        process.kill()
+        lines += process.stdout.readlines()
+    assert process.returncode == -signal.SIGKILL, "it ended before it could be killed"
+    left_partial = bool(partials(checkpoints) - old)
+    return Session(before, newest(checkpoints), int(lines[0]) if lines else None, left_partial)
+
+
+def newest(checkpoints: Path) -> int:
+    """The steps in the newest checkpoint, 0 if there is none."""
+    return max((int(path.name) for path in checkpoints.glob("[0-9]*")), default=0)
+
+
+def partials(checkpoints: Path) -> set[tuple[str, int]]:
+    """The half-written checkpoints, each with the time of its last change."""
+    found = set()
+    for path in checkpoints.glob(".*.partial"):
+        try:
+            found.add((path.name, path.stat().st_mtime_ns))
+        except FileNotFoundError:  # renamed meanwhile
+            continue
+    return found
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL")
+def test_a_run_killed_five_times_ends_as_one_that_was_not(tmp_path: Path) -> None:
+    chance = random.Random(0)
+    unhurt = start(tmp_path / "unhurt")
+    out = tmp_path / "killed"
+    sessions = [killed(out, moment, chance) for moment in MOMENTS]
+    while not any(session.left_partial for session in sessions) and len(sessions) < MOST_KILLS:
+        sessions.append(killed(out, WRITING, chance))
+    print("\n".join(map(str, sessions)))
+    assert any(session.left_partial for session in sessions), "no kill fell into the writing of a checkpoint"
+
+    checkpoints = train_small.run_folder(out) / "checkpoints"
+    before, last = newest(checkpoints), start(out)
+    reported, _ = last.communicate(timeout=PATIENCE)
+    assert last.returncode == 0
+    sessions.append(Session(before, train_small.STEPS, int(reported.split()[0]), False))
+    for session in sessions:
+        assert session.first_step in (None, session.before + 1), "it did not go on behind its checkpoint"
+
+    lines = RunFolder(train_small.run_folder(out)).metrics()
+    assert [line["step"] for line in lines] == list(range(1, train_small.STEPS + 1))
+    kept = [session for session in sessions if session.after > session.before]
+    starts = {line["session"]: line["step"] for line in reversed(lines)}
+    assert starts == {number: session.before + 1 for number, session in enumerate(kept, start=1)}
+
+    assert not partials(checkpoints), "half-written checkpoints are left"
+    unhurt.communicate(timeout=PATIENCE)
+    assert unhurt.returncode == 0
+    net, expected = (
+        load_file(train_small.run_folder(tmp_path / name) / "controlnet.safetensors") for name in ("killed", "unhurt")
+    )
+    assert differing(net, expected) == []

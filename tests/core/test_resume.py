@@ -1,0 +1,145 @@
+"""Stopping and going on: the same net to the last bit, each step once in the metrics, a moving average that is lent."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from controlnet_core.data.pairs import ShapesDataset
+from controlnet_core.evaluation.following import Evaluation
+from controlnet_core.evaluation.scores import CaptionAccuracy
+from controlnet_core.model.controlnet import ControlNet
+from controlnet_core.training.ema import MovingAverage
+from controlnet_core.training.loop import StepReport, run_path, train
+from controlnet_core.training.run_folder import RunFolder
+from controlnet_core.training.settings import EvaluationSettings, TrainSettings
+from tests.support.bases import small_base
+from tests.support.bits import differing
+from tests.support.reduced import randomised
+
+PAIRS = ShapesDataset(10, 32, seed=0)
+Training = Generator[StepReport, None, ControlNet]
+
+
+class Disturbance:
+    """A validation that draws from torch's own random state, and sees that no gradient is kept."""
+
+    ceiling = without_control = 0.5
+
+    def evaluate(self, net: ControlNet) -> Evaluation:
+        assert not torch.is_grad_enabled()
+        return Evaluation(torch.rand(()).item(), CaptionAccuracy(1.0, 1.0, 1.0), torch.rand(2, 3, 32, 32))
+
+
+def settings(out: Path) -> TrainSettings:
+    return TrainSettings(
+        steps=6,
+        batch_size=2,
+        learning_rate=3e-4,
+        checkpoint_every=4,
+        evaluation=EvaluationSettings(every=2),
+        out=out,
+    )
+
+
+def finished(training: Training) -> tuple[list[StepReport], ControlNet]:
+    """All reports that are left, and the net."""
+    reports = []
+    while True:
+        try:
+            reports.append(next(training))
+        except StopIteration as end:
+            return reports, end.value
+
+
+def metrics(out: Path) -> list[dict[str, Any]]:
+    return RunFolder(run_path(settings(out), small_base(), PAIRS)).metrics()
+
+
+def test_a_run_that_is_stopped_goes_on_bit_for_bit(tmp_path: Path) -> None:
+    base = small_base()
+    before = {name: weight.clone() for name, weight in base.unet.state_dict().items()}
+    whole, net = finished(train(settings(tmp_path / "whole"), base, PAIRS))
+    assert differing(base.unet.state_dict(), before) == [], "training changed the locked base"
+    assert all(parameter.grad is None for parameter in base.unet.parameters())
+    fresh = ControlNet.from_unet(base.unet).state_dict()
+    assert set(differing(net.state_dict(), fresh)) == set(fresh), "a tensor was not trained"
+
+    out = tmp_path / "stopped"
+    first = train(settings(out), small_base(), PAIRS, Disturbance())
+    reports = [next(first) for _ in range(4)]  # the report before step 1, and three steps
+    first.close()
+    rest, resumed = finished(train(settings(out), small_base(), PAIRS, Disturbance()))
+    assert differing(resumed.state_dict(), net.state_dict()) == []
+    assert [(r.step, r.loss, r.gradient_norm) for r in [*reports, *rest] if r.step] == [
+        (r.step, r.loss, r.gradient_norm) for r in whole
+    ]
+    assert [(line["step"], line["session"]) for line in metrics(out)] == [
+        *((step, 1) for step in range(4)),
+        *((step, 2) for step in range(4, 7)),
+    ]
+    assert [line["step"] for line in metrics(out) if "following" in line] == [0, 2, 4, 6]
+    assert [line["step"] for line in metrics(tmp_path / "whole")] == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_finished_run_is_read_back(tmp_path: Path) -> None:
+    _, net = finished(train(settings(tmp_path), small_base(), PAIRS))
+    path = run_path(settings(tmp_path), small_base(), PAIRS)
+    written = load_file(path / "controlnet.safetensors")
+    reports, again = finished(train(settings(tmp_path), small_base(), PAIRS))
+    assert reports == []
+    assert differing(again.state_dict(), net.state_dict()) == []
+    assert differing(load_file(path / "controlnet.safetensors"), written) == []
+    assert [line["step"] for line in metrics(tmp_path)] == [1, 2, 3, 4, 5, 6]
+
+
+def weights(module: nn.Module) -> dict[str, Tensor]:
+    return {name: parameter.detach().clone() for name, parameter in module.named_parameters()}
+
+
+def test_the_moving_average_restored_goes_on_bit_for_bit() -> None:
+    module, saved = nn.Linear(5, 7), {}
+    average = MovingAverage(module, decay=0.9)
+    for seed in range(6):
+        average.update(randomised(module, seed))
+        if seed == 2:
+            saved = {name: weight.clone() for name, weight in average.weights.items()}
+    restored = MovingAverage(nn.Linear(5, 7), decay=0.9)
+    restored.restore(saved, updates=3)
+    assert differing(restored.weights, saved) == []
+    for seed in range(3, 6):
+        restored.update(randomised(module, seed))
+    assert differing(restored.weights, average.weights) == []
+    assert set(differing(restored.weights, saved)) == {"weight", "bias"}
+
+
+def test_the_moving_average_is_lent_and_taken_back() -> None:
+    module = randomised(nn.Linear(5, 7), seed=0)
+    average = MovingAverage(module, decay=0.9)
+    average.update(randomised(module, seed=1))
+    own, averaged = weights(module), {name: weight.clone() for name, weight in average.weights.items()}
+    with average.applied_to(module):
+        assert differing(weights(module), averaged) == []
+    assert differing(weights(module), own) == []
+    with pytest.raises(KeyboardInterrupt), average.applied_to(module):
+        raise KeyboardInterrupt
+    assert differing(weights(module), own) == []
+    assert differing(average.weights, averaged) == []
+    assert set(differing(own, averaged)) == {"weight", "bias"}, "both are the same, so the test shows nothing"
+
+
+def test_the_moving_average_by_hand() -> None:
+    module, decay = nn.Linear(3, 2).double(), 0.5
+    average, expected = MovingAverage(module, decay), weights(module)
+    for number in range(1, 20):
+        average.update(randomised(module, seed=number))
+        kept = min(decay, (1 + number) / (10 + number))
+        expected = {name: kept * expected[name] + (1 - kept) * weight for name, weight in weights(module).items()}
+    worst = max((average.weights[name] - expected[name]).abs().max().item() for name in expected)
+    assert worst <= 1e-14, f"largest difference {worst}"

@@ -1,0 +1,64 @@
+"""How the small base starts, and how its latents are normalised."""
+
+from __future__ import annotations
+
+import torch
+from torch.nn import functional
+
+from controlnet_core.config import FAMILIES, TINY
+from controlnet_core.data.drawing import images
+from controlnet_core.data.shapes import draw_scenes
+from controlnet_core.keyed import keyed_generator
+from controlnet_core.model.autoencoder import Autoencoder
+from controlnet_core.model.unet import UNet
+from controlnet_core.tiny.make import normalise_latents
+from controlnet_core.tiny.start import start_as_average, start_quietly
+
+
+def autoencoder(seed: int) -> Autoencoder:
+    torch.manual_seed(seed)
+    return Autoencoder(FAMILIES["TINY"].autoencoder)
+
+
+def test_the_autoencoder_starts_with_latents_that_know_the_average_colour() -> None:
+    plain, started = autoencoder(0), autoencoder(0)
+    start_as_average(started)
+    pixels = 2 * images(draw_scenes(24, keyed_generator("start")), 64) - 1
+    colours = functional.avg_pool2d(pixels, 8).permute(0, 2, 3, 1).reshape(-1, 3)
+
+    def unexplained(model: Autoencoder) -> float:
+        """The share of the average colours' variance that no linear map of the latents explains."""
+        with torch.no_grad():
+            latents = model.encode(pixels).mean.permute(0, 2, 3, 1).reshape(-1, 4)
+        latents = (latents - latents.mean(0)) / latents.std(0)
+        table = torch.cat([latents, torch.ones(len(latents), 1)], dim=1)
+        rest = colours - table @ torch.linalg.lstsq(table, colours).solution
+        return float(rest.var(0).sum() / colours.var(0).sum())
+
+    assert unexplained(started) < 0.2 < unexplained(plain) + 0.2, (unexplained(started), unexplained(plain))
+    with torch.no_grad():
+        assert started.encode(pixels).log_variance.max() < -5
+
+
+def test_the_unet_starts_by_predicting_nothing() -> None:
+    unet = UNet(TINY)
+    start_quietly(unet)
+    prediction = unet(torch.randn(1, 4, 8, 8), torch.tensor([500.0]), torch.randn(1, 77, TINY.context_dim))
+    assert prediction.abs().max() == 0
+
+
+def test_normalising_gives_latents_of_unit_variance_and_the_same_pictures() -> None:
+    model = autoencoder(1).double()
+    start_as_average(model)
+    pixels = (2 * images(draw_scenes(16, keyed_generator("normalise")), 64) - 1).double()
+    noise = torch.randn(16, 4, 8, 8, dtype=torch.float64)
+    with torch.no_grad():
+        before = model.decode(model.encode(pixels).sample(noise))
+        normalise_latents(model, pixels)
+        latents = model.encode(pixels)
+        after = model.decode(latents.sample(noise))
+    channels = latents.mean.transpose(0, 1).flatten(1)
+    assert (channels.mean(1)).abs().max() < 1e-9
+    assert (channels.std(1) - 1).abs().max() < 1e-9
+    difference = (after - before).abs().max()
+    assert difference < 1e-9, f"max abs difference {difference:.1e}"

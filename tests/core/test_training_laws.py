@@ -1,0 +1,183 @@
+"""The laws of a net in training: what zero convolutions, the locked base and equation 2 promise."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn import functional
+
+from controlnet_core.base import TextEmbeddings
+from controlnet_core.config import Prediction, UNetConfig
+from controlnet_core.control.stack import Control, ControlStack, StepInput
+from controlnet_core.model.attention import TransformerBlock
+from controlnet_core.model.controlnet import ControlNet, ControlNetBlock
+from controlnet_core.model.hint import HintEncoderKind
+from controlnet_core.model.layers import LayerFactory
+from controlnet_core.model.residuals import Residuals
+from controlnet_core.model.unet import Features, UNet
+from controlnet_core.schedule import NoiseSchedule
+from controlnet_core.training.loss import Batch, control_loss
+from tests.support.bases import SMALL
+from tests.support.bits import same_bits
+from tests.support.reduced import noise, randomised
+
+SCHEDULE = NoiseSchedule.scaled_linear()
+# With 32 channels each group of a norm is one channel, and such a norm takes away every bias and time embedding in
+# front of it, so that these have no gradient at all. With 64 channels they have one.
+WIDE = replace(SMALL.unet, model_channels=64, head_channels=64)
+
+
+def make_batch(config: UNetConfig, dtype: torch.dtype = torch.float32) -> Batch:
+    """Two rows that differ in everything."""
+    return Batch(
+        latents=noise(2, 4, 4, 4, seed=1).to(dtype),
+        noise=noise(2, 4, 4, 4, seed=2).to(dtype),
+        timesteps=torch.tensor([120, 740]),
+        hints=noise(2, 3, 32, 32, seed=3).sigmoid().to(dtype),
+        text=TextEmbeddings(noise(2, 5, config.context_dim, seed=4).to(dtype)),
+    )
+
+
+@pytest.mark.parametrize("hint_encoder", ["reference", "paper"])
+@torch.no_grad()
+def test_a_fresh_net_changes_no_bit(hint_encoder: HintEncoderKind) -> None:
+    unet, given = randomised(UNet(SMALL.unet)), make_batch(SMALL.unet)
+    net = ControlNet.from_unet(unet, hint_encoder=hint_encoder)
+    inputs = given.latents, given.timesteps, given.text.context
+    residuals = net(inputs[0], given.hints, *inputs[1:])
+    assert residuals.middle is not None and len(residuals.skips) == len(SMALL.unet.skip_channels)
+    for residual in (*residuals.skips, residuals.middle):
+        assert residual.count_nonzero() == 0, f"a residual of {residual.abs().max()}"
+    assert same_bits(unet(*inputs, residuals=residuals), unet(*inputs))
+
+
+def test_gradients_arrive_in_order() -> None:
+    unet = randomised(UNet(WIDE).double()).requires_grad_(False)
+    net, given = ControlNet.from_unet(unet), make_batch(WIDE, torch.float64)
+    optimizer = torch.optim.AdamW(net.parameters(), lr=1e-3, weight_decay=0)
+    steps = []
+    for _ in range(3):
+        optimizer.zero_grad()
+        control_loss(unet, net, given, SCHEDULE, "eps").backward()
+        steps.append({name: largest_gradient(parameter) for name, parameter in net.named_parameters()})
+        optimizer.step()
+
+    output = ("zero_convolutions.", "middle_zero_convolution.")
+    behind_one_more = ("encoder.", "hint_encoder.zero_convolution.")
+    begins = (output, output + behind_one_more, "")
+    expected = ({name for name in steps[0] if name.startswith(begin)} for begin in begins)
+    for number, (sizes, names) in enumerate(zip(steps, expected, strict=True), start=1):
+        floor = 1e-9 * max(sizes.values())  # what only rounding leaves is some 1e-16 of the largest
+        assert {name for name in sizes if sizes[name] > floor} == names, f"trained in step {number}"
+        assert not any(sizes[name] for name in sizes.keys() - names), f"not exactly 0 in step {number}"
+
+
+def largest_gradient(parameter: nn.Parameter) -> float:
+    assert parameter.grad is not None
+    return parameter.grad.abs().max().item()
+
+
+@pytest.mark.parametrize("prediction", ["eps", "v"])
+def test_skipping_the_locked_encoders_graph_changes_no_gradient(prediction: Prediction) -> None:
+    unet, net = randomised(UNet(WIDE), seed=1).double(), randomised(ControlNet(WIDE), seed=2).double()
+    given = make_batch(WIDE, torch.float64)
+    context, parameters = given.text.context, list(net.parameters())
+
+    share = SCHEDULE.alphas_cumprod[given.timesteps][:, None, None, None]
+    x = share.sqrt() * given.latents + (1 - share).sqrt() * given.noise
+    wanted = given.noise if prediction == "eps" else share.sqrt() * given.noise - (1 - share).sqrt() * given.latents
+    output = unet(x, given.timesteps, context, residuals=net(x, given.hints, given.timesteps, context))
+    naive = functional.mse_loss(output.float(), wanted.float())  # the one place that is float32 by design
+    naive_gradients = torch.autograd.grad(naive, [*unet.encoder.parameters(), *parameters])[-len(parameters) :]
+
+    unet.requires_grad_(False)
+    loss = control_loss(unet, net, given, SCHEDULE, prediction)
+    gradients = torch.autograd.grad(loss, parameters)
+    pairs = zip((loss, *gradients), (naive, *naive_gradients), strict=True)
+    worst = max(((a - b).abs().max() / b.abs().max()).item() for a, b in pairs)
+    assert worst <= 1e-10, f"largest relative error {worst}"
+
+
+@torch.no_grad()
+def test_two_nets_add_and_strength_0_is_no_control() -> None:
+    unet, nets = randomised(UNet(SMALL.unet)), [randomised(ControlNet(SMALL.unet), seed) for seed in (5, 6)]
+    given = make_batch(SMALL.unet)
+    step = StepInput(given.latents, given.timesteps, given.text.context, None, 1.0, ("conditional",))
+    inputs = step.x, step.timesteps, step.context
+
+    def controlled(strength: float) -> Tensor:
+        controls = [Control(net, given.hints, strength) for net in nets]
+        stack = ControlStack(controls, SCHEDULE, torch.tensor([1.0, 0.0]), step.x.shape, step.sides)
+        output: Tensor = unet(*inputs, residuals=stack.residuals(step))
+        return output
+
+    one, other = (net(step.x, given.hints, *inputs[1:]) for net in nets)
+    features = unet.encode(*inputs)
+    rows = zip(features.skips, one.skips, other.skips, strict=True)
+    summed = Features(
+        tuple(skip + (a + b) for skip, a, b in rows), features.middle + (one.middle + other.middle), features.embedding
+    )
+    plain, both = unet(*inputs), controlled(1.0)
+    worst = (both - unet.decode(summed, step.context)).abs().max().item()
+    assert worst == 0, f"largest difference {worst}"
+    assert (both - plain).abs().max() > 1e-2, "the nets change nothing, so the test shows nothing"
+    assert same_bits(controlled(0.0), plain)
+    nothing: Residuals = (one + other).scaled(0.0)
+    assert same_bits(unet(*inputs, residuals=nothing), plain)
+
+
+class WithContext(nn.Module):
+    """A transformer block that attends to one fixed text."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.block = TransformerBlock(32, SMALL.unet, LayerFactory())
+        self.register_buffer("context", noise(2, 5, SMALL.unet.context_dim, seed=8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        output: Tensor = self.block(x, self.context)
+        return output
+
+
+BLOCKS: dict[str, tuple[nn.Module, tuple[int, int], type[nn.Module] | None, tuple[int, ...]]] = {
+    "perceptron": (nn.Sequential(nn.Linear(6, 12), nn.SiLU(), nn.Linear(12, 5)), (6, 5), nn.Linear, (3, 6)),
+    "convolution": (nn.Conv2d(4, 6, 3, padding=1), (4, 6), None, (2, 4, 5, 5)),
+    "attention": (WithContext(), (32, 32), nn.Linear, (2, 7, 32)),
+}
+
+
+@pytest.mark.parametrize("kind", BLOCKS)
+def test_equation_2_holds_for_any_block(kind: str) -> None:
+    made, channels, zero_layer, shape = BLOCKS[kind]
+    original = randomised(copy.deepcopy(made)).double()
+    controlled = ControlNetBlock(copy.deepcopy(original), *channels, zero_layer).double()
+    x, condition = noise(*shape, seed=6).double(), noise(*shape, seed=7).double()
+    assert same_bits(controlled(x, condition), original(x)), "control at the start"
+
+    for number, part in enumerate((controlled.trainable_copy, controlled.zero_in, controlled.zero_out)):
+        randomised(part, seed=10 + number)
+    theta_c: dict[str, Tensor] = dict(controlled.trainable_copy.named_parameters())
+    copied = functional_call(original, theta_c, (x + by_hand(controlled.zero_in, condition),))
+    expected = original(x) + by_hand(controlled.zero_out, copied)
+    found = controlled(x, condition)
+    worst = (found - expected).abs().max().item()
+    assert worst <= 1e-12, f"largest difference {worst}"
+    assert (found - original(x)).abs().max() > 0.1, "no control, so the test shows nothing"
+
+    found.square().mean().backward()
+    with_gradient = {name for name, parameter in controlled.named_parameters() if parameter.grad is not None}
+    assert with_gradient == {name for name, _ in controlled.named_parameters() if not name.startswith("locked.")}
+    assert all(largest_gradient(controlled.get_parameter(name)) > 0 for name in with_gradient)
+
+
+def by_hand(layer: nn.Module, x: Tensor) -> Tensor:
+    """A linear layer, or a 1x1 convolution."""
+    weight, bias = layer.parameters()
+    if weight.ndim == 2:
+        return torch.einsum("...i,oi->...o", x, weight) + bias
+    return torch.einsum("bihw,oi->bohw", x, weight[:, :, 0, 0]) + bias[:, None, None]
