@@ -78,10 +78,13 @@ def control_words(arguments: argparse.Namespace) -> list[ControlWords]:
 
     def each(name: str, default: Value) -> Sequence[Value]:
         given: list[Value] = getattr(arguments, name)
-        if given and len(given) not in (1, count):
-            do = "give it once for all nets or once for each, in their order" if count else "give --control as well"
-            raise SettingError(f"{len(given)} --{name} for {count} --control", f"1 or {max(1, count)}", do)
-        return (given or [default]) * (1 if len(given) > 1 else count)
+        found = f"{len(given)} --{name} for {count or 'no'} --control"
+        if given and not count:
+            raise SettingError(found, "a net", f"add --control, or leave out --{name}")
+        if len(given) > 1 and len(given) != count:
+            do = "give it once for all nets, or once for each in their order"
+            raise SettingError(found, "1" if count == 1 else f"1 or {count}", do)
+        return given if len(given) == count else (given or [default]) * count
 
     groups = zip(
         arguments.control,

@@ -189,7 +189,8 @@ class Stage:
         """The pairs to train on."""
         from ..data.pairs import ShapesDataset, ShuffledHints
 
-        pairs = ShapesDataset(PAIRS, self.size, seed=0)
+        drawn = self.settings.steps * self.settings.batch_size
+        pairs = ShapesDataset(min(PAIRS, drawn), self.size, seed=0)
         return ShuffledHints(pairs, seed=0) if shuffled else pairs
 
     def validation(self, hints: int) -> ShapesValidation:

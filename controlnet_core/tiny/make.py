@@ -2,8 +2,8 @@
 
     python -m controlnet_core.tiny.make --out runs/tiny --device cuda
 
-First the vocabulary, then the autoencoder, then UNet and text encoder together. Each stage saves its state every few
-hundred steps, and a second call goes on from there.
+First the vocabulary, then the autoencoder, then UNet and text encoder together, and in the end the decoder once more.
+Each stage saves its state every hundred steps, and a second call goes on from there.
 """
 
 from __future__ import annotations
@@ -51,6 +51,8 @@ class TinySettings:
         base_steps: Steps of UNet and text encoder.
         base_batch: Their batch size.
         pictures: How many scenes the UNet sees.
+        decoder_steps: Steps of the decoder alone, in the end.
+        decoder_batch: Its batch size.
     """
 
     out: Path
@@ -61,6 +63,8 @@ class TinySettings:
     base_steps: int
     base_batch: int
     pictures: int
+    decoder_steps: int
+    decoder_batch: int
 
     def generator(self, *key: int | str) -> torch.Generator:
         """A generator on the training device that belongs to one draw."""
@@ -198,6 +202,32 @@ def _training_set(settings: TinySettings, autoencoder: Autoencoder) -> tuple[Lat
     return LatentDistribution(torch.cat(means), torch.cat(variances)), Tokens(tokens.ids.to(onto), tokens.ends.to(onto))
 
 
+class DecoderAlone(nn.Module):
+    """The half of an autoencoder that can be trained on when the latents must stay as they are."""
+
+    def __init__(self, autoencoder: Autoencoder) -> None:
+        super().__init__()
+        self.unquantise = autoencoder.unquantise
+        self.decoder = autoencoder.decoder
+
+
+def refine_decoder(settings: TinySettings, autoencoder: Autoencoder) -> None:
+    """Train the decoder on, on whole pictures and without noise, while encoder and latents stay as they are."""
+    alone = DecoderAlone(autoencoder).requires_grad_(True)
+
+    def loss_at(step: int) -> Tensor:
+        scenes = draw_scenes(settings.decoder_batch, keyed_generator("tiny", settings.seed, "decoder", step))
+        pixels = 2 * images(scenes, SIZE, settings.device) - 1
+        with settings.autocast():
+            with torch.no_grad():
+                latents = autoencoder.encode(pixels).mean
+            copy = autoencoder.decode(latents)
+        return functional.l1_loss(copy.float(), pixels)
+
+    Stage("decoder", settings.out, settings.decoder_steps, learning_rate=5e-4, decay=0.99).run(alone, loss_at)
+    alone.requires_grad_(False)
+
+
 def _save(module: nn.Module, path: Path) -> None:
     """Write the weights under our own names, in float16."""
     save_file({name: tensor.half().cpu().contiguous() for name, tensor in module.state_dict().items()}, path)
@@ -214,12 +244,15 @@ def main() -> None:
     parser.add_argument("--base-steps", type=int, default=4500)
     parser.add_argument("--base-batch", type=int, default=32)
     parser.add_argument("--pictures", type=int, default=8_000, help="how many scenes the UNet sees")
+    parser.add_argument("--decoder-steps", type=int, default=1200)
+    parser.add_argument("--decoder-batch", type=int, default=4)
     settings = TinySettings(**vars(parser.parse_args()))
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
     write_vocabulary(settings.out)
     autoencoder = train_autoencoder(settings)
-    _save(autoencoder, settings.out / "autoencoder.safetensors")
     _save(train_base(settings, autoencoder), settings.out / "base.safetensors")
+    refine_decoder(settings, autoencoder)
+    _save(autoencoder, settings.out / "autoencoder.safetensors")
 
 
 if __name__ == "__main__":

@@ -71,7 +71,10 @@ class Trainer:
         self.net = ControlNet.from_unet(base.unet, hint_channels, settings.hint_encoder, seed=settings.seed)
         self.net.float().requires_grad_(True)
         self.optimizer = torch.optim.AdamW(
-            self.net.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
+            self.net.parameters(),
+            lr=settings.learning_rate,
+            weight_decay=settings.weight_decay,
+            fused=base.device.type in ("cpu", "cuda"),
         )
         self.average = MovingAverage(self.net, settings.average_decay)
         self.draws = StepDraws(

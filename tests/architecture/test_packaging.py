@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -16,6 +17,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 NEIGHBOURS = ("benchmarks", "js", "nodes", "tests", "workflows")
 EDITABLE = "import setuptools.build_meta as backend, sys; backend.build_editable(sys.argv[1])"
+DEMO_FILES = {"demo.png", "report.png", "report.json", "controlnet.safetensors"}
 IMPORT = """
 import importlib.util, pathlib, controlnet_core
 print(pathlib.Path(controlnet_core.__file__).parent.resolve())
@@ -100,6 +102,26 @@ def test_wheel_installs_a_working_command(wheel: Path, tmp_path: Path) -> None:
     commands = install(wheel, tmp_path / "environment")
     package = next((tmp_path / "environment").rglob("controlnet_core"))
     check_installation(commands, package, tmp_path)
+    check_short_demo(commands, tmp_path / "empty")
+
+
+def check_short_demo(commands: Path, folder: Path) -> None:
+    """A demo of two steps trains, measures, draws and leaves what its help says; a second call reads it back."""
+    shown = call(commands / "controlnet-core", "demo", "--steps", "2", "--json", cwd=folder)
+    report = json.loads(shown)
+    assert {path.name for path in (folder / "demo").iterdir()} >= DEMO_FILES
+    assert json.loads((folder / "demo" / "report.json").read_text(encoding="utf-8")) == report
+    following = report["following"]
+    assert set(following) == {"caption", "empty_prompt", "without_control", "ceiling"}
+    # Two steps change next to nothing: the pictures are the base's own, from the captions alone.
+    assert abs(following["caption"] - following["without_control"]) < 0.05, following
+    assert following["ceiling"] >= 0.93, following
+    assert following["without_control"] <= 0.35, following
+    assert report["steps"] == 2
+    assert report["jump_step"] is None
+    assert [one["step"] for one in report["evaluations"]] == [0, 2]
+    again = json.loads(call(commands / "controlnet-core", "demo", "--steps", "2", "--json", cwd=folder))
+    assert {**again, "parts": None} == {**report, "parts": None}
 
 
 def test_editable_installation_exposes_no_neighbour(editable_wheel: Path, source: Path, tmp_path: Path) -> None:

@@ -90,7 +90,10 @@ def test_help_names_every_sampler_and_spacing() -> None:
         (["trian"], "invalid choice: 'trian'"),
         (["inspect"], "required: FILE"),
         (["generate", "a", "--out", "x.png"], "required: --base"),
-        (["generate", "a", "--base", "tiny", "--out", "x.png", "--size", "big"], "'big' is not of the form HEIGHTxWIDTH"),
+        (
+            ["generate", "a", "--base", "tiny", "--out", "x.png", "--size", "big"],
+            "'big' is not of the form HEIGHTxWIDTH",
+        ),
         (["train", "a.toml", "--set", "steps"], "'steps' is not of the form KEY=VALUE"),
         (["train", "a.toml", "--js"], "unrecognized arguments: --js"),
     ],

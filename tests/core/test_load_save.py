@@ -9,6 +9,7 @@ import pickle
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import pytest
 import torch
@@ -21,6 +22,7 @@ from controlnet_core.errors import CheckpointError
 from controlnet_core.model.autoencoder import Autoencoder
 from controlnet_core.model.controlnet import ControlNet
 from controlnet_core.model.hint import HintEncoderKind
+from controlnet_core.model.layers import Operations
 from controlnet_core.model.text_encoder import TextEncoder
 from controlnet_core.model.unet import UNet
 from controlnet_core.weights import (
@@ -105,7 +107,7 @@ def test_a_controlnet_inside_its_training_checkpoint(prefix: str, tmp_path: Path
 def test_a_host_makes_the_layers(tmp_path: Path) -> None:
     made = []
 
-    class Operations:
+    class Host:
         """Layers of a host, which notes that they were asked for."""
 
         Conv2d, GroupNorm, LayerNorm, Embedding = nn.Conv2d, nn.GroupNorm, nn.LayerNorm, nn.Embedding
@@ -119,7 +121,7 @@ def test_a_host_makes_the_layers(tmp_path: Path) -> None:
 
     net, path = net_of(), tmp_path / "net.safetensors"
     save_controlnet(net, path)
-    assert same(load_controlnet(path, operations=Operations).state_dict(), net.state_dict())
+    assert same(load_controlnet(path, operations=cast(Operations, Host)).state_dict(), net.state_dict())
     assert set(made) == {"meta"}, "no layer is made twice"
 
 

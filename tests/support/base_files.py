@@ -17,7 +17,7 @@ from controlnet_core.weights.save import save_base
 from tests.support.bases import SMALL
 from tests.support.reduced import randomised
 
-TEXT = replace(CLIP_TINY, vocabulary=514, width=64, layers=1, num_heads=1)
+TEXT = replace(CLIP_TINY, vocabulary=514, context_length=77, width=64, layers=1, num_heads=1)
 FAMILY = replace(SMALL, unet=replace(SMALL.unet, context_dim=TEXT.width), text_encoders=(TEXT,))
 
 

@@ -1,0 +1,165 @@
+"""The command `train`: runs that end, go on, are read back, are stopped with Ctrl-C, and fail in words."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from torch import Tensor
+
+from controlnet_core.base import Base
+from controlnet_core.cli import main
+from controlnet_core.model.autoencoder import LatentDistribution
+from controlnet_core.training.loop import StepReport, Trainer
+from controlnet_core.weights.load import load_controlnet
+from tests.support.base_files import write_small_base
+
+SETTINGS = """
+batch_size = 2
+steps = 2
+evaluation = { every = 2, hints = 2, sampling_steps = 1, guidance = 1 }
+[data]
+kind = "shapes"
+count = 2
+size = 16
+"""
+Capture = pytest.CaptureFixture[str]
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A base in a file."""
+    return write_small_base(tmp_path_factory.mktemp("base"))
+
+
+@pytest.fixture
+def words(base: Path, tmp_path: Path) -> list[str]:
+    """A command line that trains for two steps."""
+    (tmp_path / "run.toml").write_text(SETTINGS)
+    return ["train", str(tmp_path / "run.toml"), "--base", str(base), "--out", str(tmp_path / "runs")]
+
+
+def interrupting(times: int) -> Callable[[Trainer], StepReport]:
+    """A step during which Ctrl-C is pressed so many times."""
+    plain = Trainer.take_step
+
+    def take_step(trainer: Trainer) -> StepReport:
+        for _ in range(times):
+            signal.raise_signal(signal.SIGINT)
+        return plain(trainer)
+
+    return take_step
+
+
+def result(capsys: Capture) -> dict[str, Any]:
+    """The one JSON object on standard output."""
+    found: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return found
+
+
+def test_a_run_is_reported_and_read_back(words: list[str], capsys: Capture) -> None:
+    assert main([*words, "--json"]) == 0
+    report = result(capsys)
+    folder = Path(report["folder"])
+    assert report["net"] == str(folder / "controlnet.safetensors") and load_controlnet(report["net"]) is not None
+    with Image.open(report["picture"]) as picture:
+        assert picture.width > 1000
+    kept = json.loads((folder / "report.json").read_text())
+    assert kept == {key: value for key, value in report.items() if key not in ("folder", "net", "picture")}
+    assert report["steps"] == 2 and [one["step"] for one in report["evaluations"]] == [0, 2]
+    assert report["following"]["caption"] == report["evaluations"][-1]["following"]
+
+    assert main([*words, "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out) == report and "this run is finished: it is read back" in err
+    assert main(words) == 0
+    out, _ = capsys.readouterr()
+    assert str(folder) in out and report["net"] in out and report["picture"] in out
+
+
+def test_ctrl_c_ends_the_step_and_the_same_command_goes_on(
+    words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    with monkeypatch.context() as pressed:
+        pressed.setattr(Trainer, "take_step", interrupting(1))
+        assert main([*words, "--json"]) == 130
+    out, err = capsys.readouterr()
+    stopped = json.loads(out)["interrupted"]
+    assert (stopped["step"], stopped["steps"]) == (1, 2)
+    assert "Ctrl-C again stops at once" in err and "the same command goes on" in err
+    assert (Path(stopped["folder"]) / "checkpoints" / "00000001").is_dir()
+    assert main([*words, "--json"]) == 0
+    out, err = capsys.readouterr()
+    report = json.loads(out)
+    assert "going on from step 1" in err
+    assert report["folder"] == stopped["folder"] and report["steps"] == 2
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_second_ctrl_c_stops_at_once(words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
+    monkeypatch.setattr(Trainer, "take_step", interrupting(2))
+    assert main([*words, "--json"]) == 130
+    out, err = capsys.readouterr()
+    assert "interrupted: stopped at once" in err and "the same command goes on" in err
+    assert not list((Path(json.loads(out)["interrupted"]["folder"]) / "checkpoints").iterdir())
+
+
+def test_ctrl_c_while_pairs_are_encoded_stops_there(
+    words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: Capture, tmp_path: Path
+) -> None:
+    plain = Base.encode_images
+
+    def encode_images(base: Base, images: Tensor) -> LatentDistribution:
+        signal.raise_signal(signal.SIGINT)
+        return plain(base, images)
+
+    monkeypatch.setattr(Base, "encode_images", encode_images)
+    assert main(words) == 130
+    assert "interrupted: stopped at once" in capsys.readouterr().err
+    assert not list((tmp_path / "runs" / "cache").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("changes", "code", "message"),
+    [
+        (["evaluation.evry=3"], 2, "did you mean 'evaluation.every'?"),
+        (["steps=0"], 2, "found steps = 0 in"),
+        (["steps=many"], 2, "found steps = 'many' in"),
+        (["data.hint=canny"], 2, "data.hint = 'canny'"),
+        (["device=quantum"], 2, "found device = 'quantum'"),
+        (["base.path=nowhere"], 1, "found no file nowhere; expected a safetensors file"),
+        (["data={kind='folder', path='nowhere'}"], 1, "nowhere"),
+    ],
+)
+def test_what_is_wrong_is_said(words: list[str], changes: list[str], code: int, message: str, capsys: Capture) -> None:
+    given = [word for change in changes for word in ("--set", change)]
+    kept = words[:2] + words[4:] if changes[0].startswith("base") else words
+    assert main([*kept, *given, "--json"]) == code
+    out, err = capsys.readouterr()
+    error = json.loads(out)["error"]
+    assert message in error["message"] and f"error: {error['message']}\n" in err, err
+    assert error["message"] == f"found {error['found']}; expected {error['expected']}; {error['do']}"
+
+
+def test_a_missing_settings_file_is_named(capsys: Capture) -> None:
+    assert main(["train", "nowhere.toml"]) == 2
+    assert "error: found no file nowhere.toml; expected a TOML file" in capsys.readouterr().err
+
+
+def test_a_folder_that_cannot_be_written_is_named(words: list[str], tmp_path: Path, capsys: Capture) -> None:
+    (tmp_path / "file").touch()
+    assert main([*words[:-1], str(tmp_path / "file" / "runs")]) == 1
+    err = capsys.readouterr().err
+    assert "error: found" in err and str(tmp_path / "file" / "runs") in err and "Traceback" not in err
+
+
+def test_values_are_toml_or_text(words: list[str], capsys: Capture) -> None:
+    assert (
+        main([*words, "--set", "hint_encoder=paper", "--set", "evaluation={every=2, hints=1}", "--set", "steps=0"]) == 2
+    )
+    assert "steps = 0" in capsys.readouterr().err
