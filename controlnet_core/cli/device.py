@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from textwrap import shorten
+
 import torch
 
 from ..errors import SettingError
+
+LONGEST_REASON = 80
+"""Characters: some reasons name every kind of device there is."""
 
 
 def chosen_device(name: str) -> torch.device:
@@ -22,7 +27,7 @@ def chosen_device(name: str) -> torch.device:
         return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise SettingError(
-            found=f"device = {name!r} ({str(error).splitlines()[0]})",
+            found=f"device = {name!r} ({shorten(str(error), LONGEST_REASON, placeholder='...')})",
             expected="auto, cpu, or a device of this machine such as cuda or cuda:1",
             do="use auto, which takes what is there",
         ) from error

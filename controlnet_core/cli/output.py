@@ -27,7 +27,7 @@ class UsageError(Exception):
 
     Arguments:
         message: What is wrong with it.
-        usage: What would be right, in one line.
+        usage: What would be right.
         program: The command whose help explains it.
     """
 
@@ -87,7 +87,8 @@ def print_error(error: ControlNetCoreError | UsageError | Interrupted, as_json: 
             content = {"error": {"found": found, "expected": expected, "do": do, "message": str(error)}}
         case UsageError(usage=usage, do=do):
             note(f"{usage}\nerror: {error}; {do}")
-            content = {"error": {"found": str(error), "expected": usage, "do": do, "message": f"{error}; {do}"}}
+            expected = " ".join(usage.split())
+            content = {"error": {"found": str(error), "expected": expected, "do": do, "message": f"{error}; {do}"}}
         case Interrupted():
             note(f"interrupted: {error}")
             content = {"interrupted": {**error.facts, "message": str(error)}}

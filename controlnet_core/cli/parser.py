@@ -16,7 +16,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Raise a UsageError."""
-        raise UsageError(message, " ".join(self.format_usage().split()), self.prog)
+        raise UsageError(message, self.format_usage().rstrip(), self.prog)
 
     def _print_message(self, message: str, file: SupportsWrite[str] | None = None) -> None:
         """Print help or version; argparse itself would say nothing where standard output cannot be written."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import signal
 import sys
 import time
@@ -40,7 +41,7 @@ class Bar:
 
     def show(self, done: int, total: int, **numbers: str) -> None:
         """Show that `done` of `total` are done, the time that is left, and the numbers that matter."""
-        terminal = sys.stderr.isatty()
+        terminal = _on_terminal()
         if self._bar is None:
             self._bar = tqdm(
                 total=total,
@@ -85,3 +86,8 @@ class Interruption:
         self.asked = True
         signal.signal(signal.SIGINT, signal.default_int_handler)
         note(self.promise)
+
+
+def _on_terminal() -> bool:
+    """Whether standard error is a terminal with room for a bar; those of containers often have no size."""
+    return sys.stderr.isatty() and min(os.get_terminal_size(sys.stderr.fileno())) > 1

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from .output import note
 from .parser import Commands, new_command
+from .picture_files import check_writable
 from .watch import print_run, train_watched
 
 if TYPE_CHECKING:
@@ -99,6 +100,7 @@ def run(arguments: argparse.Namespace) -> int:
     given = {"base.path": arguments.base, "out": arguments.out}
     changes = dict(arguments.changes) | {name: value for name, value in given.items() if value is not None}
     job = read_job(arguments.settings, changes)
+    check_writable(job.out)
     base, dataset, validation = opened(job)
     title = f"{base.family.unet.family} ControlNet trained on {described(job.data)}"
     path, report = train_watched(job.settings(), base, dataset, validation, title)

@@ -17,12 +17,13 @@ LOG_VARIANCE = -6.0
 
 @torch.no_grad()
 def start_as_average(autoencoder: Autoencoder) -> None:
-    """Let an autoencoder start as what averages over 8x8 pixels and enlarges again.
+    """Let an autoencoder start near what averages over 8x8 pixels and enlarges again.
 
-    Drawn at random, its many convolutions shrink a colour to nothing on the way: this start saves thousands of steps.
-    Downsampling averages 2x2 pixels, upsampling repeats them, residual branches are faint, and the latents are almost
-    certain. The last group norms would take the colour out of a plain picture: half of the channels they see are held
-    far from the others, so that a group's deviation is that distance and not the picture's.
+    Drawn at random, its many convolutions shrink a colour to nothing on the way. From this start the copies were better
+    after 250 steps (mean error 0.19 on quarters) than from a random one after 400 (0.48). Downsampling averages 2x2
+    pixels, upsampling repeats them, residual branches are faint, and the latents are almost certain. The last group
+    norms would take the colour out of a plain picture: half of the channels they see are held far from the others, so
+    that a group's deviation is that distance and not the picture's.
     """
     for module in autoencoder.modules():
         if isinstance(module, ResidualBlock):

@@ -160,7 +160,10 @@ def write_tensor_file(path: str | os.PathLike[str], tensors: Mapping[str, Tensor
     flat = {key: tensor.detach().to("cpu").contiguous() for key, tensor in tensors.items()}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.touch()
+        usual_mode = temporary.stat().st_mode
         save_file(flat, temporary, metadata={"format": "pt", **metadata})
+        temporary.chmod(usual_mode)  # safetensors writes files that only their owner may read
         with temporary.open("r+b") as written:
             os.fsync(written.fileno())
         os.replace(temporary, path)

@@ -85,6 +85,7 @@ def test_a_run_is_reported_and_read_back(words: list[str], capsys: Capture) -> N
 def test_ctrl_c_ends_the_step_and_the_same_command_goes_on(
     words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
+    handler = signal.getsignal(signal.SIGINT)
     with monkeypatch.context() as pressed:
         pressed.setattr(Trainer, "take_step", interrupting(1))
         assert main([*words, "--json"]) == 130
@@ -98,7 +99,7 @@ def test_ctrl_c_ends_the_step_and_the_same_command_goes_on(
     report = json.loads(out)
     assert "going on from step 1" in err
     assert report["folder"] == stopped["folder"] and report["steps"] == 2
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is handler
 
 
 def test_a_second_ctrl_c_stops_at_once(words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:

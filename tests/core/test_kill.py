@@ -23,7 +23,7 @@ PATIENCE = 300.0
 """Seconds after which a process is given up."""
 WRITING = 0
 """Kill while a checkpoint is written; any other number is that of the steps to wait for."""
-MOMENTS = (WRITING, 1, WRITING, 2, 1)
+MOMENTS = (3, WRITING, 4, WRITING, 1)
 MOST_KILLS = 7
 """The run is long enough for so many; those beyond five are tries to hit a write."""
 

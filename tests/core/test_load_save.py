@@ -300,3 +300,11 @@ def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(CheckpointError, match="cannot be written"):
         save_controlnet(net_of(), tmp_path / "file" / "net.safetensors")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows keeps no such bits")
+def test_a_saved_file_can_be_read_by_whom_the_system_lets(tmp_path: Path) -> None:
+    path, plain = tmp_path / "net.safetensors", tmp_path / "plain"
+    plain.touch()
+    save_controlnet(net_of(), path)
+    assert path.stat().st_mode == plain.stat().st_mode

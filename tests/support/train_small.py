@@ -12,7 +12,7 @@ from controlnet_core.training.loop import run_path, train
 from controlnet_core.training.settings import TrainSettings
 from tests.support.bases import small_base
 
-STEPS = 16
+STEPS = 20
 CHECKPOINT_EVERY = 2
 PAIRS = ShapesDataset(10, 32, seed=0)
 
