@@ -98,7 +98,8 @@ def setting_error(error: ValidationError, model: type[BaseModel], source: str) -
     first = error.errors()[0]
     key = ".".join(str(part) for part in first["loc"])
     if first["type"] != "extra_forbidden":
-        return SettingError(f"{key} = {first['input']!r} in {source}", first["msg"].removeprefix("Input should be "), f"correct {key}")
+        wanted = first["msg"].removeprefix("Input should be ")
+        return SettingError(f"{key} = {first['input']!r} in {source}", wanted, f"correct {key}")
     known = _names(model)
     near = difflib.get_close_matches(key, known, n=1)
     return SettingError(
