@@ -20,8 +20,11 @@ def jump_step(scores: Sequence[tuple[int, float]], without_control: float, ceili
         ceiling: The score of encoded and decoded true images.
 
     Returns:
-        The step, or None if the net does not follow at the end.
+        The step, or None if the net does not follow at the end, or if nothing could: the ceiling is not above the
+        score without control.
     """
+    if ceiling <= without_control:
+        return None
     half = (without_control + ceiling) / 2
     for position, (step, score) in enumerate(scores):
         rest = [later for _, later in scores[position:]]

@@ -27,6 +27,7 @@ def test_nothing_is_marked_where_nothing_follows() -> None:
         noise = 0.05 * torch.randn(20, generator=keyed_generator("noise", seed))
         assert jump_step(scores((0.25 + noise).tolist()), 0.25, 0.95) is None
     assert jump_step([], 0.25, 0.95) is None
+    assert jump_step(scores([0.25, 0.8, 0.8]), 0.25, 0.2) is None
     assert jump_step(scores([0.25, 0.8, 0.8, 0.25, 0.25, 0.25]), 0.25, 0.95) is None
 
 
