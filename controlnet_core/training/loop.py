@@ -95,7 +95,6 @@ class Trainer:
         started = time.perf_counter()
         batch = self.batch_at(self.step)
         loss = control_loss(self.base.unet, self.net, batch, self.base.schedule, self.base.prediction)
-        self.optimizer.zero_grad()
         loss.backward()
         norm = nn.utils.clip_grad_norm_(self.net.parameters(), self.settings.gradient_clip)
         if not torch.isfinite(loss) or not torch.isfinite(norm):
@@ -107,6 +106,7 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = self.settings.learning_rate * min(1.0, (self.step + 1) / (self.settings.warm_up_steps + 1))
         self.optimizer.step()
+        self.optimizer.zero_grad()  # before the next forward pass, so that gradients and activations never coexist
         self.average.update(self.net)
         self.step += 1
         return StepReport(self.step, loss.item(), norm.item(), time.perf_counter() - started)
