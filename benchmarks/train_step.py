@@ -101,7 +101,7 @@ class TrainingStep:
         trained, *locked = self.modules
         for module in locked:
             module.requires_grad_(False)
-        self.optimizer = torch.optim.AdamW(trained.parameters(), lr=1e-5, weight_decay=0.01)
+        self.optimizer = torch.optim.AdamW(trained.parameters(), lr=1e-5, weight_decay=0.01, fused=True)
 
     def take(self) -> None:
         """Take one optimizer step."""

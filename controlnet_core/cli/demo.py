@@ -25,11 +25,12 @@ if TYPE_CHECKING:
     from ..training.settings import TrainSettings
 
 DESCRIPTION = """\
-Train a ControlNet on the small base that comes with this package, from a copy of
-its encoder and zero convolutions, on pairs of shapes and their outlines. It shows
-the step at which the net suddenly begins to follow its hints, and draws pictures
-from hints that nobody trained on, one of them the edges of a real photograph.
-Needs no download and no GPU. A demo that was stopped goes on where it was."""
+Train a ControlNet on the small base that comes with this package, from a copy
+of its encoder and zero convolutions, on pairs of shapes and their outlines. It
+shows the step at which the net suddenly begins to follow its hints, and draws
+pictures from hints that nobody trained on, one of them the edges of a real
+photograph. Needs no download and no GPU. A demo that was stopped goes on where
+it was."""
 EPILOG = """\
 It writes into DIR: demo.png (what it drew), report.png (how it learned),
 report.json (the numbers) and the trained net, controlnet.safetensors.

@@ -6,7 +6,9 @@ import hashlib
 import json
 import os
 import shutil
+import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +22,8 @@ from ..model.autoencoder import LatentDistribution
 from .pairs import PairDataset
 
 CHUNK = 16
+ABANDONED = 3600
+"""Seconds without a new chunk after which an unfinished cache belongs to a process that was killed."""
 Progress = Callable[[int, int], None]
 """`progress(done, total)`, called as pairs are encoded."""
 
@@ -75,8 +79,10 @@ def encode_pairs(base: Base, dataset: PairDataset, folder: Path, progress: Progr
         partial = folder / f".{name}.{os.getpid()}.partial"
         try:
             partial.mkdir(parents=True, exist_ok=True)
+            _remove_abandoned(folder)
             _encode(base, dataset, partial, progress or (lambda done, total: None))
-            os.replace(partial, place)
+            if not place.is_dir():  # another process may have been faster
+                os.replace(partial, place)
         except OSError as error:
             raise RunFolderError(
                 found=f"{folder}: {error}",
@@ -92,6 +98,14 @@ def encode_pairs(base: Base, dataset: PairDataset, folder: Path, progress: Progr
         vectors=np.load(vectors, mmap_mode="r") if vectors.exists() else None,
         caption_rows=json.loads((place / "caption_rows.json").read_text(encoding="utf-8")),
     )
+
+
+def _remove_abandoned(folder: Path) -> None:
+    """Remove what killed processes left unfinished."""
+    for partial in folder.glob(".*.partial"):
+        with suppress(FileNotFoundError):  # its process may just have finished it
+            if time.time() - partial.stat().st_mtime > ABANDONED:
+                shutil.rmtree(partial, ignore_errors=True)
 
 
 def _encode(base: Base, dataset: PairDataset, place: Path, progress: Progress) -> None:
@@ -110,6 +124,7 @@ def _encode(base: Base, dataset: PairDataset, place: Path, progress: Progress) -
         if latents is None:
             latents = _open(place / "latents.npy", np.float16, (len(dataset), *part.shape[1:]))
         latents[start : start + len(pairs)] = part
+        os.utime(place)
         progress(start + len(pairs), len(dataset))
     _encode_captions(base, list(rows), size, place)
     (place / "caption_rows.json").write_text(json.dumps(caption_rows), encoding="utf-8")

@@ -54,7 +54,8 @@ class PaperHintEncoder(nn.Module):
 
     Section 3.3 of Zhang et al. 2023 gives 16, 32, 64 and 128 channels and stride 2, and says that 512 pixels become 64.
     Four strides of 2 would make that 32, so the last layer has stride 1 here; a 4x4 kernel keeps the size only
-    with uneven padding, which `padding="same"` is. A zero convolution brings it to the model's channels.
+    with uneven padding: one row and column before the picture, two behind it. A zero convolution brings it to the
+    model's channels.
     Stock loaders do not know this encoder.
     """
 
@@ -65,14 +66,16 @@ class PaperHintEncoder(nn.Module):
         super().__init__()
         inputs = (hint_channels, *self.widths)
         self.convolutions = nn.ModuleList(
-            layers.convolution(before, after, size=4, stride=stride, padding=1 if stride == 2 else "same")
+            layers.convolution(before, after, size=4, stride=stride, padding=1 if stride == 2 else 0)
             for before, after, stride in zip(inputs, self.widths, self.strides, strict=False)
         )
         self.zero_convolution = zero_convolution(layers, self.widths[-1], model_channels)
 
     def forward(self, hint: Tensor) -> Tensor:
         """Map pixels (B, hint_channels, 8h, 8w) to (B, model_channels, h, w)."""
-        for convolution in self.convolutions:
+        for convolution, stride in zip(self.convolutions, self.strides, strict=True):
+            if stride == 1:
+                hint = functional.pad(hint, (1, 2, 1, 2))
             hint = functional.relu(convolution(hint))
         output: Tensor = self.zero_convolution(hint)
         return output

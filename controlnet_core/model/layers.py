@@ -71,7 +71,7 @@ class LayerFactory:
         return self.operations.Linear(inputs, outputs, bias=bias, device=self.device, dtype=self.dtype)
 
     def convolution(
-        self, inputs: int, outputs: int, size: int = 3, stride: int = 1, padding: int | str | None = None
+        self, inputs: int, outputs: int, size: int = 3, stride: int = 1, padding: int | None = None
     ) -> nn.Module:
         """A square convolution that keeps the size at stride 1."""
         padding = size // 2 if padding is None else padding

@@ -241,10 +241,10 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--autoencoder-steps", type=int, default=3000)
     parser.add_argument("--autoencoder-batch", type=int, default=8)
-    parser.add_argument("--base-steps", type=int, default=4500)
+    parser.add_argument("--base-steps", type=int, default=10_000)
     parser.add_argument("--base-batch", type=int, default=32)
-    parser.add_argument("--pictures", type=int, default=8_000, help="how many scenes the UNet sees")
-    parser.add_argument("--decoder-steps", type=int, default=1200)
+    parser.add_argument("--pictures", type=int, default=16_000, help="how many scenes the UNet sees")
+    parser.add_argument("--decoder-steps", type=int, default=2500)
     parser.add_argument("--decoder-batch", type=int, default=4)
     settings = TinySettings(**vars(parser.parse_args()))
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True

@@ -60,4 +60,6 @@ def control_loss(
         features = unet.encode(x, batch.timesteps, context, y)
     residuals = net(x, batch.hints, batch.timesteps, context, y)
     output = unet.decode(features, context, residuals)
-    return functional.mse_loss(output.float(), target(prediction, batch.latents, batch.noise, sigma).float())
+    dtype = torch.promote_types(output.dtype, torch.float32)
+    wanted = target(prediction, batch.latents, batch.noise, sigma)
+    return functional.mse_loss(output.to(dtype), wanted.to(dtype))

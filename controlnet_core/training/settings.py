@@ -101,7 +101,10 @@ def setting_error(error: ValidationError, model: type[BaseModel], source: str) -
         wanted = first["msg"].removeprefix("Input should be ")
         return SettingError(f"{key} = {first['input']!r} in {source}", wanted, f"correct {key}")
     known = _names(model)
-    near = difflib.get_close_matches(key, known, n=1)
+    inner = {name.rpartition(".")[2]: name for name in reversed(known)}
+    near = difflib.get_close_matches(key, known, n=1) or [
+        inner[name] for name in difflib.get_close_matches(key, inner, n=1)
+    ]
     return SettingError(
         found=f"an unknown setting {key!r} in {source}",
         expected=f"one of {', '.join(known)}",

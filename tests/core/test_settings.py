@@ -15,6 +15,7 @@ from controlnet_core.training.settings import TrainSettings, checked, read_toml
     [
         ({"learning_rat": 1e-4}, "did you mean 'learning_rate'"),
         ({"evaluation": {"evry": 5}}, "did you mean 'evaluation.every'"),
+        ({"every": 3}, "did you mean 'evaluation.every'"),
         ({"steps": 0}, "steps = 0"),
         ({"prompt_drop": 1.5}, "prompt_drop = 1.5"),
         ({"learning_rate": float("nan")}, "learning_rate = nan"),

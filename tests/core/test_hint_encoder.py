@@ -1,0 +1,27 @@
+"""The hint encoder of the paper: what its words leave open, and what it computes."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn import functional
+
+from controlnet_core.model.hint import PaperHintEncoder
+from controlnet_core.model.layers import LayerFactory
+from tests.support.reduced import noise, randomised
+
+
+@pytest.mark.filterwarnings("ignore:Using padding=")  # torch warns of even kernels
+@torch.no_grad()
+def test_the_paper_encoder_is_four_convolutions_with_uneven_padding_in_the_last() -> None:
+    encoder, hint = randomised(PaperHintEncoder(3, 64, LayerFactory())), noise(2, 3, 48, 80, seed=1)
+    x = hint
+    for number, convolution in enumerate(encoder.convolutions):
+        weight, bias = convolution.parameters()
+        assert weight.shape[2:] == (4, 4)
+        stride, padding = (1, "same") if number == 3 else (2, 1)
+        x = functional.relu(functional.conv2d(x, weight, bias, stride, padding))
+    expected = encoder.zero_convolution(x)
+    assert expected.shape == (2, 64, 6, 10)
+    worst = (encoder(hint) - expected).abs().max().item()
+    assert worst <= 1e-6 * expected.abs().max().item(), f"largest difference {worst}"
