@@ -5,8 +5,9 @@
 The photograph is scikit-image's `coins`, which has 24 of them, and one rule crops them all: see `find_coins` and
 `crop_box`. Each crop becomes a hint by `controlnet_core.data.photograph.edge_hint`, neighbouring coins and all. The net
 draws a disc along it, a detector that sees nothing but the drawing finds the disc, and intersection over union (IoU)
-compares it with the coin's mask. Printed beside: the same for drawings without control, and the IoU of the drawn discs
-with the mask of the next coin, which is high because the rule puts almost every coin into the middle of its crop.
+compares it with the coin's mask. Steps, guidance and the side that control acts on are the demo's. Printed beside: the
+same for drawings without control, and the IoU of the drawn discs with the mask of the next coin, which is high because
+the rule puts almost every coin into the middle of its crop.
 """
 
 from __future__ import annotations
@@ -106,7 +107,7 @@ def _coin(grey: Array, where: Array) -> Coin:
 def draw(base: Base, net: ControlNet | None, coins: Sequence[Coin], prompt: str, settings: SamplingSettings) -> Tensor:
     """Draw each coin's disc, (N, 3, SIDE, SIDE) in [0, 1]; without a net from the prompt alone."""
     hints = torch.cat([coin.hint for coin in coins])
-    controls = [] if net is None else [Control(net, hints)]
+    controls = [] if net is None else [Control(net, hints, sides="conditional")]
     return generate(base, [prompt] * len(coins), controls, settings=settings).cpu()
 
 
@@ -161,8 +162,8 @@ def main() -> None:
     parser.add_argument("net", metavar="NET.safetensors", type=Path, help="a ControlNet trained on outlines of shapes")
     parser.add_argument("--prompt", default=PROMPT, help=f"default: {PROMPT}")
     parser.add_argument("--seed", type=int, default=defaults.seed, help=f"of the noise; default: {defaults.seed}")
-    parser.add_argument("--steps", type=int, default=defaults.steps, help=f"default: {defaults.steps}")
-    parser.add_argument("--guidance", type=float, default=defaults.guidance, help=f"default: {defaults.guidance}")
+    parser.add_argument("--steps", type=int, default=10, help="default: 10")
+    parser.add_argument("--guidance", type=float, default=3.0, help="default: 3")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--out", type=Path, help="where to write a picture of the best, the median and the worst")
     arguments = parser.parse_args()

@@ -100,7 +100,7 @@ def main() -> None:
     """Run as a command."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("net", metavar="NET.safetensors", type=Path, help="a ControlNet trained on outlines of shapes")
-    parser.add_argument("--training-steps", type=int, default=800, help="of the second net; default: 800")
+    parser.add_argument("--training-steps", type=int, default=1000, help="of the second net; default: 1000")
     parser.add_argument("--folder", type=Path, default=Path(), help="its run is FOLDER/runs/RUN; default: here")
     parser.add_argument("--hints", type=int, default=64, help="held-out scenes; default: 64")
     parser.add_argument("--steps", type=int, default=10, help="of the sampler; default: 10")

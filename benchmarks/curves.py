@@ -74,6 +74,7 @@ class Way:
 
 WAYS = (
     *map(Way, CURVES),
+    Way("flat", sides="conditional"),
     Way(None),
     Way("flat", prompted=False, sides="both"),
     Way("flat", prompted=False, sides="conditional"),

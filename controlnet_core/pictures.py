@@ -19,6 +19,7 @@ Picture = Tensor | Image.Image
 INK, MUTED, HAIRLINE, ACCENT, PAPER = "#20262e", "#66707c", "#e2e6ea", "#d1541f", "#ffffff"
 """Colours of text, of lesser text, of thin lines, of the one thing to be looked at, and of the ground."""
 TITLE_SIZE = 15
+COLUMN_TITLE_LINES = 3
 ROW_TITLE_WIDTH = 120
 LINE_SPACING = 5
 """Pixels between two lines of text."""
@@ -63,7 +64,7 @@ def sheet(
     Arguments:
         rows: The pictures, tensors (3, H, W) in [0, 1] or images, of any sizes; rows may differ in length.
         column_titles: A title above each column, or none at all.
-        row_titles: A title to the left of each row, or none at all; long ones are wrapped, very long ones cut.
+        row_titles: A title to the left of each row, or none at all. Long titles are wrapped, very long ones cut.
         cell: The largest side of a picture in pixels; see `fit_picture`.
         gap: Pixels between two pictures.
         highlighted: The column to frame in the accent colour.
@@ -80,16 +81,19 @@ def sheet(
         raise SettingError("no picture for a sheet", "at least one", "give a row with a picture")
     # A frame reaches half a gap beyond its column, also at the outer edges.
     edge = 0 if highlighted is None else gap // 2
+    widths = _column_widths(fitted, columns)
+    titles = zip(column_titles, widths, strict=False)
+    column_titles = [wrapped(title, TITLE_SIZE, width, COLUMN_TITLE_LINES) for title, width in titles]
     grid = _Grid(
         fitted,
-        left=_starts(edge + (ROW_TITLE_WIDTH + PADDING) * bool(row_titles), _column_widths(fitted, columns), gap),
-        top=_starts(edge + (TITLE_SIZE + PADDING) * bool(column_titles), [_height(row) for row in fitted], gap),
+        left=_starts(edge + (ROW_TITLE_WIDTH + PADDING) * bool(row_titles), widths, gap),
+        top=_starts(edge + _titles_height(column_titles), [_height(row) for row in fitted], gap),
         gap=gap,
     )
     image = Image.new("RGB", (grid.left[-1] - gap + edge, grid.top[-1] - gap + edge), PAPER)
     draw = ImageDraw.Draw(image)
     _paste_pictures(image, draw, grid)
-    _write_column_titles(draw, grid, column_titles, edge, highlighted)
+    _write_column_titles(draw, grid, column_titles, highlighted)
     _write_row_titles(draw, grid, row_titles)
     if highlighted is not None:
         right = grid.left[highlighted + 1] - gap + edge - 1
@@ -190,12 +194,18 @@ def _paste_pictures(image: Image.Image, draw: ImageDraw.ImageDraw, grid: _Grid) 
             image.paste(picture, (x, y))
 
 
+def _titles_height(titles: Sequence[str]) -> int:
+    """The room that wrapped titles above columns take."""
+    lines = max((title.count("\n") + 1 for title in titles), default=0)
+    return lines * (TITLE_SIZE + LINE_SPACING) - LINE_SPACING + PADDING if lines else 0
+
+
 def _write_column_titles(
-    draw: ImageDraw.ImageDraw, grid: _Grid, titles: Sequence[str], y: int, highlighted: int | None
+    draw: ImageDraw.ImageDraw, grid: _Grid, titles: Sequence[str], highlighted: int | None
 ) -> None:
     for column, (title, (left, right)) in enumerate(zip(titles, pairwise(grid.left), strict=False)):
-        middle, colour = (left + right - grid.gap) / 2, ACCENT if column == highlighted else INK
-        write(draw, (middle, y), wrapped(title, TITLE_SIZE, right - left, 1), TITLE_SIZE, colour, "ma")
+        place = (left + right - grid.gap) / 2, grid.top[0] - PADDING + LINE_SPACING
+        write(draw, place, title, TITLE_SIZE, ACCENT if column == highlighted else INK, "md")
 
 
 def _write_row_titles(draw: ImageDraw.ImageDraw, grid: _Grid, titles: Sequence[str]) -> None:

@@ -42,6 +42,7 @@ example:
 PAIRS = 2000
 SCORED_HINTS = 64
 SHOWN = 6
+CELL = 192
 COIN_PROMPT = "a grey circle on a black background"
 REPORT = "report.json"
 
@@ -51,7 +52,7 @@ def add_parser(commands: Commands) -> None:
     parser = new_command(commands, "demo", "train on the small base and draw", DESCRIPTION, EPILOG)
     add = parser.add_argument
     add("--out", metavar="DIR", type=Path, default=Path("demo"), help="the folder to write to (default: demo)")
-    add("--steps", metavar="N", type=int, default=800, help="optimizer steps (default: %(default)s)")
+    add("--steps", metavar="N", type=int, default=1000, help="optimizer steps (default: %(default)s)")
     add("--seed", metavar="N", type=int, default=0, help="of every random draw (default: %(default)s)")
     words = "exchange the hints among the pictures, so that nothing can be learned (default: they belong to them)"
     add("--shuffled", action="store_true", help=words)
@@ -92,7 +93,10 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def demo_settings(out: Path, steps: int, seed: int) -> TrainSettings:
-    """What the demo trains with: uniform timesteps and half of the prompts dropped, as in the paper."""
+    """What the demo trains with: uniform timesteps and half of the prompts dropped, as in the paper.
+
+    Control acts on the conditional side of guidance alone, so that guidance strengthens it and not only the text.
+    """
     from ..training.settings import checked
 
     return checked(
@@ -101,10 +105,11 @@ def demo_settings(out: Path, steps: int, seed: int) -> TrainSettings:
             "batch_size": 16,
             "learning_rate": 5e-4,
             "warm_up_steps": 20,
+            "cool_down_steps": steps // 4,
             "weight_decay": 0.0,
             "average_decay": 0.98,
             "checkpoint_every": 100,
-            "evaluation": {"every": 50, "hints": 16, "sampling_steps": 10, "guidance": 4.0},
+            "evaluation": {"every": 50, "hints": 16, "sampling_steps": 10, "guidance": 3.0, "sides": "conditional"},
             "seed": seed,
             "device": "cpu",
             "out": out / "runs",
@@ -151,14 +156,14 @@ class DemoResult:
         controlled: With the captions.
         promptless: With empty prompts, control on the conditional side only.
         uncontrolled: Without control.
-        coin: The photograph, its hint and the drawing, each (3, H, W).
+        coin: The photograph, its hint, and what is drawn with it, without a prompt and without control, each (3, H, W).
     """
 
     following: dict[str, float]
     controlled: Evaluation
     promptless: Evaluation
     uncontrolled: Evaluation
-    coin: tuple[Tensor, Tensor, Tensor]
+    coin: tuple[Tensor, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -199,7 +204,8 @@ class Stage:
         from ..data.pairs import ShapesDataset
         from ..evaluation.following import ShapesValidation
 
-        return ShapesValidation(self.base, ShapesDataset(hints, self.size, seed=0, held_out=True), self.sampling)
+        scenes = ShapesDataset(hints, self.size, seed=0, held_out=True)
+        return ShapesValidation(self.base, scenes, self.sampling, self.settings.evaluation.sides)
 
     def result(self, net_path: Path) -> DemoResult:
         """Score the net on 64 held-out hints and draw the coin."""
@@ -209,7 +215,7 @@ class Stage:
         net = load_controlnet(net_path)
         validation = self.validation(SCORED_HINTS)
         controlled = validation.draw(net)
-        promptless = validation.draw(net, [""] * SCORED_HINTS, sides="conditional")
+        promptless = validation.draw(net, [""] * SCORED_HINTS)
         uncontrolled = validation.draw(None)
         following = {
             "caption": controlled.following,
@@ -219,15 +225,17 @@ class Stage:
         }
         return DemoResult(following, controlled, promptless, uncontrolled, self._coin(net))
 
-    def _coin(self, net: ControlNet) -> tuple[Tensor, Tensor, Tensor]:
-        """A real photograph, its edges, and what the net draws from them."""
+    def _coin(self, net: ControlNet) -> tuple[Tensor, ...]:
+        """A real photograph, its edges, and what is drawn with them, without a prompt and without control."""
         from ..control.stack import Control
         from ..data.photograph import coin_hint, coin_photograph
         from ..sampling.generate import generate
 
         hint = coin_hint()
-        drawing = generate(self.base, COIN_PROMPT, [Control(net, hint)], settings=self.sampling)
-        return coin_photograph()[0], hint[0], drawing[0]
+        controls = [Control(net, hint, sides=self.settings.evaluation.sides)]
+        ways: tuple[tuple[str, list[Control]], ...] = ((COIN_PROMPT, controls), ("", controls), (COIN_PROMPT, []))
+        drawings = [generate(self.base, prompt, used, settings=self.sampling)[0] for prompt, used in ways]
+        return coin_photograph()[0], hint[0], *drawings
 
     def publish(self, path: Path, report: dict[str, Any], result: DemoResult) -> None:
         """Write pictures, report and net to where they are looked for."""
@@ -244,15 +252,18 @@ class Stage:
 
     def _sheet(self, path: Path, result: DemoResult) -> None:
         """Draw the contact sheet."""
-        from ..pictures import sheet, write_png
+        from PIL.Image import Resampling
+        from PIL.ImageOps import expand
 
-        hints, captions = (getattr(self.validation(SHOWN), name) for name in ("hints", "captions"))
-        coin, coin_hint, coin_drawing = result.coin
+        from ..pictures import PADDING, PAPER, sheet, to_image, write_png
+
+        validation = self.validation(SHOWN)
+        drawn = (one.pictures[:SHOWN] for one in (result.controlled, result.promptless, result.uncontrolled))
+        scenes = (validation.scenes.images(range(SHOWN)), validation.hints, *drawn)
         rows = [
-            [*hints, coin_hint],
-            [*result.controlled.pictures[:SHOWN], coin_drawing],
-            [*result.promptless.pictures[:SHOWN], coin],
-            list(result.uncontrolled.pictures[:SHOWN]),
+            [to_image(picture).resize((CELL, CELL), Resampling.BICUBIC) for picture in (*pictures, coin)]
+            for pictures, coin in zip(scenes, result.coin, strict=True)
         ]
-        titles = ["hint", "controlled", "no prompt (last: the photograph)", "without control"]
-        write_png(sheet(rows, [*captions, COIN_PROMPT], titles), path)
+        titles = ["true picture", "its hint", "with hint and caption", "with the hint alone", "with the caption alone"]
+        picture = sheet(rows, [*validation.captions, COIN_PROMPT], titles, CELL)
+        write_png(expand(picture, PADDING, PAPER), path)

@@ -28,8 +28,9 @@ at once."""
 EVERY_SETTING = """\
 steps = 10000               # optimizer steps in all
 batch_size = 4              # pairs of one step
-learning_rate = 1e-5        # constant behind the warm-up
-warm_up_steps = 0           # steps in which the learning rate rises from zero
+learning_rate = 1e-5        # constant between warm-up and cool-down
+warm_up_steps = 0           # the first steps, in which it rises from zero
+cool_down_steps = 0         # the last steps, in which it falls to zero
 weight_decay = 0.01         # of AdamW
 gradient_clip = 1.0         # the largest norm of the gradient
 average_decay = 0.999       # the average of the weights is evaluated and saved
@@ -45,6 +46,7 @@ every = 300                 # steps
 hints = 16                  # how many are drawn each time
 sampling_steps = 20
 guidance = 7.5
+sides = "both"              # of guidance, that control acts on; or "conditional"
 
 [base]
 path = "tiny"               # the small base of this package, a safetensors file
@@ -142,7 +144,7 @@ def opened(job: AnyJob) -> tuple[Base, PairDataset, ShownValidation | None]:
     dataset = ShapesDataset(data.count, size, data.seed, hint=data.hint)
     held_out = ShapesDataset(evaluation.hints, size, data.seed, held_out=True, hint=data.hint)
     sampling = SamplingSettings(evaluation.sampling_steps, evaluation.guidance, (size, size))
-    return base, dataset, ShapesValidation(base, held_out, sampling)
+    return base, dataset, ShapesValidation(base, held_out, sampling, evaluation.sides)
 
 
 def described(data: ShapesData | FolderData) -> str:

@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from statistics import median
 
+RISEN, FOLLOWING = 0.25, 0.5
+"""Shares of the way from the score without control to the ceiling: risen above every accident, and following."""
+
 
 def jump_step(scores: Sequence[tuple[int, float]], without_control: float, ceiling: float) -> int | None:
     """Find the evaluation at which following jumps.
 
     A net that does not follow scores as the base without control does; one that follows perfectly scores the ceiling.
-    The jump is the first evaluation in the upper half of that range at which two conditions hold: the median of it and
-    the next two is there too, and so is the median of all that follow. So neither one lucky draw nor one unlucky one
-    decides, and a net that forgets again has not converged.
+    A run has converged if the median of its last three evaluations is at least half way between the two. Its jump is
+    where the rise begins: the first evaluation that is a quarter of the way up, as is the median of it and the next
+    two. So neither a lucky draw nor an unlucky one decides, and a net that forgets again has not converged.
 
     Arguments:
         scores: Steps and following scores, in the order of steps.
@@ -23,11 +26,11 @@ def jump_step(scores: Sequence[tuple[int, float]], without_control: float, ceili
         The step, or None if the net does not follow at the end, or if nothing could: the ceiling is not above the
         score without control.
     """
-    if ceiling <= without_control:
+    values = [score for _, score in scores]
+    risen, following = (without_control + share * (ceiling - without_control) for share in (RISEN, FOLLOWING))
+    if ceiling <= without_control or not values or median(values[-3:]) < following:
         return None
-    half = (without_control + ceiling) / 2
     for position, (step, score) in enumerate(scores):
-        rest = [later for _, later in scores[position:]]
-        if min(score, median(rest[:3]), median(rest)) >= half:
+        if min(score, median(values[position : position + 3])) >= risen:
             return step
     return None

@@ -63,11 +63,13 @@ class ShapesValidation:
         base: The base that draws.
         scenes: The held-out pairs; their `held_out` must be true.
         sampling: How to draw; its seed draws the noise.
+        sides: The sides of guidance that control acts on.
     """
 
     base: Base
     scenes: ShapesDataset
     sampling: SamplingSettings
+    sides: Sides = "both"
 
     def __post_init__(self) -> None:
         if not self.scenes.held_out:
@@ -99,21 +101,18 @@ class ShapesValidation:
         """Draw with the captions and the net."""
         return self.draw(net)
 
-    def draw(
-        self, net: ControlNet | None, prompts: Sequence[str] | None = None, sides: Sides | None = None
-    ) -> Evaluation:
+    def draw(self, net: ControlNet | None, prompts: Sequence[str] | None = None) -> Evaluation:
         """Draw all scenes and score them.
 
         Arguments:
             net: The net, or None for the base alone.
             prompts: One for each scene; None for the captions.
-            sides: The sides of guidance the net acts on; None is both.
         """
         prompts = self.captions if prompts is None else prompts
         pictures = []
         for start in range(0, len(self.scenes), DRAWN_AT_ONCE):
             rows = slice(start, start + DRAWN_AT_ONCE)
-            controls = [] if net is None else [Control(net, self.hints[rows], sides=sides)]
+            controls = [] if net is None else [Control(net, self.hints[rows], sides=self.sides)]
             sampling = replace(self.sampling, seed=self.sampling.seed + start)
             pictures.append(generate(self.base, prompts[rows], controls, settings=sampling))
         return self._scored(torch.cat(pictures).cpu())

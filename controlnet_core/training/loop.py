@@ -104,7 +104,7 @@ class Trainer:
                 do="lower the learning rate; the run can go on from its last checkpoint",
             )
         for group in self.optimizer.param_groups:
-            group["lr"] = self.settings.learning_rate * min(1.0, (self.step + 1) / (self.settings.warm_up_steps + 1))
+            group["lr"] = self.settings.learning_rate_at(self.step)
         self.optimizer.step()
         self.optimizer.zero_grad()  # before the next forward pass, so that gradients and activations never coexist
         self.average.update(self.net)

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from ..control.strength import Sides
 from ..errors import SettingError
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -24,6 +25,7 @@ class EvaluationSettings(BaseModel):
         hints: How many held-out hints are drawn each time.
         sampling_steps: Steps of the sampler.
         guidance: Classifier-free guidance.
+        sides: The sides of guidance that control acts on.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -32,6 +34,7 @@ class EvaluationSettings(BaseModel):
     hints: Count = 16
     sampling_steps: Count = 20
     guidance: Annotated[float, Field(ge=1)] = 7.5
+    sides: Sides = "both"
 
 
 class TrainSettings(BaseModel):
@@ -40,8 +43,9 @@ class TrainSettings(BaseModel):
     Attributes:
         steps: Optimizer steps in all.
         batch_size: Pairs of one step.
-        learning_rate: The learning rate, constant behind the warm-up.
-        warm_up_steps: Steps in which the learning rate rises from zero.
+        learning_rate: The learning rate, constant between warm-up and cool-down.
+        warm_up_steps: The first steps, in which the learning rate rises from zero.
+        cool_down_steps: The last steps, in which it falls to zero.
         weight_decay: AdamW's weight decay.
         gradient_clip: The largest norm of the gradient.
         average_decay: Decay of the moving average of the weights; the average is what is evaluated and saved.
@@ -60,6 +64,7 @@ class TrainSettings(BaseModel):
     batch_size: Count = 4
     learning_rate: Annotated[float, Field(gt=0, lt=1)] = 1e-5
     warm_up_steps: Annotated[int, Field(ge=0)] = 0
+    cool_down_steps: Annotated[int, Field(ge=0)] = 0
     weight_decay: Annotated[float, Field(ge=0, lt=1)] = 0.01
     gradient_clip: Annotated[float, Field(gt=0)] = 1.0
     average_decay: Annotated[float, Field(ge=0, lt=1)] = 0.999
@@ -70,6 +75,11 @@ class TrainSettings(BaseModel):
     evaluation: EvaluationSettings = EvaluationSettings()
     device: str = "auto"
     out: Path = Path("runs")
+
+    def learning_rate_at(self, step: int) -> float:
+        """The learning rate of step `step`, which counts from 0."""
+        rise, fall = (step + 1) / (self.warm_up_steps + 1), (self.steps - step) / (self.cool_down_steps + 1)
+        return self.learning_rate * min(1.0, rise, fall)
 
     def fingerprint(self) -> str:
         """A hash of everything that has a say in the result; the device and the folder have none."""

@@ -17,6 +17,11 @@ def test_the_rise_is_marked() -> None:
     assert jump_step(scores([0.25, 0.24, 0.3, 0.72, 0.8, 0.85]), 0.25, 0.95) == 150
 
 
+def test_a_slow_rise_is_marked_where_it_begins() -> None:
+    assert jump_step(scores([0.26, 0.25, 0.26, 0.29, 0.40, 0.48, 0.57, 0.59, 0.61, 0.63]), 0.26, 0.92) == 250
+    assert jump_step(scores([0.28, 0.34, 0.48, 0.58, 0.65, 0.67, 0.70]), 0.28, 0.93) == 100
+
+
 def test_a_lucky_draw_is_not_the_jump_and_an_unlucky_one_does_not_hide_it() -> None:
     assert jump_step(scores([0.25, 0.7, 0.26, 0.24, 0.25, 0.8, 0.8, 0.8, 0.8]), 0.25, 0.95) == 250
     assert jump_step(scores([0.25, 0.25, 0.8, 0.5, 0.8, 0.8]), 0.25, 0.95) == 100

@@ -29,6 +29,13 @@ def test_what_is_wrong_is_named(values: dict[str, object], message: str) -> None
     assert "settings.toml" in str(caught.value)
 
 
+def test_the_learning_rate_rises_and_falls() -> None:
+    settings = TrainSettings(steps=10, learning_rate=0.5, warm_up_steps=3, cool_down_steps=4)
+    rates = [settings.learning_rate_at(step) for step in range(10)]
+    assert rates == pytest.approx([0.125, 0.25, 0.375, 0.5, 0.5, 0.5, 0.4, 0.3, 0.2, 0.1])
+    assert {TrainSettings(learning_rate=0.5).learning_rate_at(step) for step in (0, 5000, 9999)} == {0.5}
+
+
 def test_the_fingerprint_follows_all_settings_but_place_and_device() -> None:
     plain = TrainSettings().fingerprint()
     assert TrainSettings(out=Path("elsewhere"), device="cpu").fingerprint() == plain
