@@ -93,7 +93,7 @@ def test_curves_are_reported_with_their_own_sides_and_scores(curves: ModuleType)
     sides = {(one["curve"], one["prompted"]): one["sides"] for one in entries if one["curve"] != "flat"}
     assert sides.pop((None, True)) is None
     assert set(sides.values()) == {"conditional"}
-    assert [one["sides"] for one in entries if one["curve"] == "flat"] == ["both", "both", "conditional"]
+    assert [one["sides"] for one in entries if one["curve"] == "flat"] == ["both", "conditional", "both", "conditional"]
     assert [one["following"] for one in entries] == [0.125 * row for row in range(len(curves.WAYS))]
     lines = curves.table(scores).splitlines()
     assert lines[2] == f"{'cfg_resolution':36}  0.12 / 0.25 / 0.75", lines[2]
