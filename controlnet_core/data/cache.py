@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -112,42 +113,60 @@ def _encode(base: Base, dataset: PairDataset, place: Path, progress: Progress) -
     """Write the files of a cache."""
     rows: dict[str, int] = {"": 0}
     caption_rows: list[int] = []
-    latents = None
     size = (0, 0)
-    for start in range(0, len(dataset), CHUNK):
-        pairs = [dataset[index] for index in range(start, min(start + CHUNK, len(dataset)))]
-        caption_rows += [rows.setdefault(pair.caption, len(rows)) for pair in pairs]
-        images = torch.stack([pair.image for pair in pairs])
-        size = (images.shape[-2], images.shape[-1])
-        encoded = base.encode_images(images)
-        part = torch.stack([encoded.mean, encoded.log_variance], dim=1).half().cpu().numpy()
-        if latents is None:
-            latents = _open(place / "latents.npy", np.float16, (len(dataset), *part.shape[1:]))
-        latents[start : start + len(pairs)] = part
-        os.utime(place)
-        progress(start + len(pairs), len(dataset))
+    with _ArrayFile(place / "latents.npy", len(dataset)) as latents:
+        for start in range(0, len(dataset), CHUNK):
+            pairs = [dataset[index] for index in range(start, min(start + CHUNK, len(dataset)))]
+            caption_rows += [rows.setdefault(pair.caption, len(rows)) for pair in pairs]
+            images = torch.stack([pair.image for pair in pairs])
+            size = (images.shape[-2], images.shape[-1])
+            encoded = base.encode_images(images)
+            latents.append(torch.stack([encoded.mean, encoded.log_variance], dim=1).half())
+            os.utime(place)
+            progress(start + len(pairs), len(dataset))
     _encode_captions(base, list(rows), size, place)
     (place / "caption_rows.json").write_text(json.dumps(caption_rows), encoding="utf-8")
 
 
 def _encode_captions(base: Base, captions: list[str], size: tuple[int, int], place: Path) -> None:
     """Write the embeddings of the different captions."""
-    contexts = vectors = None
-    for start in range(0, len(captions), CHUNK):
-        text = base.encode_text(captions[start : start + CHUNK], size)
-        if contexts is None:
-            contexts = _open(place / "contexts.npy", np.float32, (len(captions), *text.context.shape[1:]))
+    contexts_path, vectors_path = place / "contexts.npy", place / "vectors.npy"
+    with _ArrayFile(contexts_path, len(captions)) as contexts, _ArrayFile(vectors_path, len(captions)) as vectors:
+        for start in range(0, len(captions), CHUNK):
+            text = base.encode_text(captions[start : start + CHUNK], size)
+            contexts.append(text.context.float())
             if text.y is not None:
-                vectors = _open(place / "vectors.npy", np.float32, (len(captions), *text.y.shape[1:]))
-        contexts[start : start + CHUNK] = _array(text.context)
-        if vectors is not None and text.y is not None:
-            vectors[start : start + CHUNK] = _array(text.y)
+                vectors.append(text.y.float())
 
 
-def _array(tensor: Tensor) -> np.ndarray:
-    array: np.ndarray = tensor.float().cpu().numpy()
-    return array
+class _ArrayFile:
+    """A .npy file that is written part by part; without any part there is no file.
 
+    Writing through a mapping would be simpler, but where the disk is full it ends the process without a word.
 
-def _open(path: Path, dtype: type, shape: tuple[int, ...]) -> np.memmap:
-    return np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
+    Arguments:
+        path: The file.
+        count: Rows in all.
+    """
+
+    def __init__(self, path: Path, count: int) -> None:
+        self._path = path
+        self._count = count
+        self._file: BinaryIO | None = None
+
+    def __enter__(self) -> _ArrayFile:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        if self._file is not None:
+            self._file.close()
+
+    def append(self, rows: Tensor) -> None:
+        """Write the next rows."""
+        array = rows.cpu().contiguous().numpy()
+        if self._file is None:
+            self._file = self._path.open("wb")
+            descr = np.lib.format.dtype_to_descr(array.dtype)
+            header = {"descr": descr, "fortran_order": False, "shape": (self._count, *array.shape[1:])}
+            np.lib.format.write_array_header_1_0(self._file, header)
+        self._file.write(array.data)
