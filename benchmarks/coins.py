@@ -28,6 +28,7 @@ from skimage import data
 from torch import Tensor
 
 from controlnet_core.base import Base
+from controlnet_core.cli.demo import demo_settings
 from controlnet_core.control.hint_image import fit_hint, fit_mask
 from controlnet_core.control.stack import Control
 from controlnet_core.data.photograph import SIDE, edge_hint
@@ -50,6 +51,8 @@ CROP = 1.8
 """Side of a crop in diameters of its coin: the closest, in tenths, at which no disc is larger than the generator's."""
 PROMPT = "a grey circle on a black background"
 CELL = 192
+DRAWN_AS = demo_settings(Path(), steps=1, seed=0).evaluation
+"""Steps, guidance and side of control are the demo's."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,7 +110,7 @@ def _coin(grey: Array, where: Array) -> Coin:
 def draw(base: Base, net: ControlNet | None, coins: Sequence[Coin], prompt: str, settings: SamplingSettings) -> Tensor:
     """Draw each coin's disc, (N, 3, SIDE, SIDE) in [0, 1]; without a net from the prompt alone."""
     hints = torch.cat([coin.hint for coin in coins])
-    controls = [] if net is None else [Control(net, hints, sides="conditional")]
+    controls = [] if net is None else [Control(net, hints, sides=DRAWN_AS.sides)]
     return generate(base, [prompt] * len(coins), controls, settings=settings).cpu()
 
 
@@ -162,8 +165,8 @@ def main() -> None:
     parser.add_argument("net", metavar="NET.safetensors", type=Path, help="a ControlNet trained on outlines of shapes")
     parser.add_argument("--prompt", default=PROMPT, help=f"default: {PROMPT}")
     parser.add_argument("--seed", type=int, default=defaults.seed, help=f"of the noise; default: {defaults.seed}")
-    parser.add_argument("--steps", type=int, default=10, help="default: 10")
-    parser.add_argument("--guidance", type=float, default=3.0, help="default: 3")
+    parser.add_argument("--steps", type=int, default=DRAWN_AS.sampling_steps, help="default: %(default)s")
+    parser.add_argument("--guidance", type=float, default=DRAWN_AS.guidance, help="default: %(default)s")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--out", type=Path, help="where to write a picture of the best, the median and the worst")
     arguments = parser.parse_args()

@@ -25,7 +25,7 @@ def chosen_device(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         return torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
+    except (RuntimeError, AssertionError, NotImplementedError) as error:  # the second from a torch built without CUDA
         raise SettingError(
             found=f"device = {name!r} ({shorten(str(error), LONGEST_REASON, placeholder='...')})",
             expected="auto, cpu, or a device of this machine such as cuda or cuda:1",

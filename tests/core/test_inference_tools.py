@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -24,29 +22,20 @@ from controlnet_core.sampling.generate import SamplingSettings
 from controlnet_core.training.settings import TrainSettings
 from tests.support.bases import small_base
 from tests.support.reduced import randomised
+from tests.support.scripts import benchmark
 
 PAIRS = ShapesDataset(2, 32, seed=0, held_out=True)
 SETTINGS = SamplingSettings(steps=2, guidance=4.0)
 
 
-def script(name: str) -> ModuleType:
-    path = Path(__file__).resolve().parents[2] / "benchmarks" / f"{name}.py"
-    spec = importlib.util.spec_from_file_location(f"{name}_benchmark", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # where dataclasses look up the annotations of their module
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture(scope="module")
 def curves() -> ModuleType:
-    return script("curves")
+    return benchmark("curves")
 
 
 @pytest.fixture(scope="module")
 def composition() -> ModuleType:
-    return script("composition")
+    return benchmark("composition")
 
 
 def random_net(seed: int) -> ControlNet:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
-import sys
 from dataclasses import replace
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -22,19 +19,14 @@ from controlnet_core.keyed import keyed_generator
 from controlnet_core.model.controlnet import ControlNet
 from controlnet_core.sampling.generate import SamplingSettings
 from tests.support.bases import small_base
+from tests.support.scripts import benchmark
 
 SHIPPED = 14
 
 
 @pytest.fixture(scope="module")
 def bench() -> ModuleType:
-    path = Path(__file__).resolve().parents[2] / "benchmarks" / "coins.py"
-    spec = importlib.util.spec_from_file_location("coins_benchmark", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # where dataclasses look up the annotations of their module
-    spec.loader.exec_module(module)
-    return module
+    return benchmark("coins")
 
 
 @pytest.fixture(scope="module")
