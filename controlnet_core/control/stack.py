@@ -5,10 +5,9 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import reduce
 from operator import add
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -19,12 +18,10 @@ from ..model.controlnet import ControlNet
 from ..model.residuals import Residuals
 from ..schedule import NoiseSchedule
 from .hint_image import ControlWarning, HintImage, crop_note, fit_hint, fit_mask, read_hint, read_mask
+from .step import Side, StepInput, Window, hint_count_note, run_net, window_note
 from .strength import SIDES, Sides, Weights, block_weights, check_weights, default_sides
 
-Side = Literal["unconditional", "conditional"]
 PIXELS_PER_LATENT = 8
-BOUND_TOLERANCE = 1e-5
-"""Relative room around a window's sigmas, so that rounding does not decide whether a step is inside."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,46 +72,16 @@ class Control:
         object.__setattr__(self, "hint_pixels", read_hint(self.hint, self.net.hint_channels))
         object.__setattr__(self, "mask_pixels", None if self.mask is None else read_mask(self.mask))
 
-    def acts_on(self, side: Side) -> bool:
-        """Whether the net acts on a side of classifier-free guidance."""
-        return (self.sides or default_sides(self.weights)) in ("both", side)
+    @property
+    def acting_sides(self) -> Sides:
+        """The sides of classifier-free guidance that the net acts on."""
+        return self.sides or default_sides(self.weights)
 
     def block_factors(self, latent_height: int) -> tuple[float, ...]:
         """Strength times block weight for each skip and then the middle block."""
         config = self.net.config
         weights = block_weights(check_weights(self.weights), config.skip_levels, config.middle_level, latent_height)
         return tuple(self.strength * weight for weight in weights)
-
-
-@dataclass(frozen=True, eq=False)
-class StepInput:
-    """What the UNet and the nets are given at one step.
-
-    Attributes:
-        x: Noisy latents scaled for the network, shape (N, C, h, w): one part for each of `sides`, in that order.
-        timesteps: Shape (N,).
-        context: Text embeddings, shape (N, L, context_dim).
-        y: Vector condition, shape (N, vector_dim), or None.
-        sigma: The noise level.
-        sides: The side of guidance that each part belongs to.
-    """
-
-    x: Tensor
-    timesteps: Tensor
-    context: Tensor
-    y: Tensor | None
-    sigma: float
-    sides: tuple[Side, ...]
-
-    @property
-    def pictures(self) -> int:
-        """How many pictures are drawn."""
-        return len(self.x) // len(self.sides)
-
-    def rows(self, index: Tensor) -> StepInput:
-        """Only the rows with these indices, shape (n,)."""
-        y = None if self.y is None else self.y[index]
-        return replace(self, x=self.x[index], timesteps=self.timesteps[index], context=self.context[index], y=y)
 
 
 class ControlRun:
@@ -140,46 +107,21 @@ class ControlRun:
     ) -> None:
         self.control = control
         self.factors = control.block_factors(latent_size[0])
-        self.sigma_start, self.sigma_end = schedule.sigma_at(control.start), schedule.sigma_at(control.end)
+        self.window = Window(schedule.sigma_at(control.start), schedule.sigma_at(control.end))
         self.latent_size = latent_size
         self.mask = None if control.mask_pixels is None else fit_mask(control.mask_pixels, *latent_size)
         self.hint_encodings = 0
         self.forwards = 0
         self._embedded_hints = {} if embedded_hints is None else embedded_hints
 
-    def in_window(self, sigma: float) -> bool:
-        """Whether a noise level lies between `start` and `end`."""
-        return self.sigma_end * (1 - BOUND_TOLERANCE) <= sigma <= self.sigma_start * (1 + BOUND_TOLERANCE)
-
     def residuals(self, step: StepInput) -> Residuals | None:
         """What the net adds at one step: zeros in rows of a side that is off, None if it does not act at all."""
-        on = [part for part, side in enumerate(step.sides) if self.control.acts_on(side)]
-        if not on or not any(self.factors) or not self.in_window(step.sigma):
+        control = self.control
+        if not self.window.holds(step.sigma):
             return None
-        rows = torch.arange(len(step.x), device=step.x.device).reshape(len(step.sides), -1)[on].flatten()
-        whole = len(on) == len(step.sides)
-        part = step if whole else step.rows(rows)
-        output = self._run_net(part, rows % step.pictures)
-        return output if whole else _scattered(output, rows, len(step.x))
-
-    def _run_net(self, step: StepInput, pictures: Tensor) -> Residuals:
-        """Run the net only as deep as a weight asks for, then apply factors and mask; row i shows `pictures[i]`."""
-        hint = self._embedded_hint(step.x)
-        deepest = max(index for index, factor in enumerate(self.factors, start=1) if factor)
-        output = self.control.net(
-            step.x,
-            None,
-            step.timesteps,
-            step.context,
-            step.y,
-            embedded_hint=hint[pictures % len(hint)],
-            blocks=None if deepest == len(self.factors) else deepest,
-        )
-        self.forwards += 1
-        scaled: Residuals = output.scaled(self.factors)
-        if self.mask is None:
-            return scaled
-        return scaled.masked(self.mask.to(step.x.device)[pictures % len(self.mask)])
+        output = run_net(control.net, step, control.acting_sides, self.factors, self._embedded_hint, self.mask)
+        self.forwards += output is not None
+        return output
 
     def _embedded_hint(self, x: Tensor) -> Tensor:
         """The hint fitted to the picture and encoded, once for each net and hint of the run."""
@@ -257,22 +199,8 @@ def _notes(run: ControlRun, sigmas: list[float], pictures: int, sides: tuple[Sid
     notes = [crop_note(control.hint_pixels, height, width)]
     if control.mask_pixels is not None:
         notes.append(crop_note(control.mask_pixels, height, width, "mask"))
-    if not any(map(run.in_window, sigmas)):
-        notes.append(f"no step falls between start {control.start} and end {control.end}, so it does not act")
-    if not any(map(control.acts_on, sides)):
+    notes.append(window_note(run.window, sigmas, control.start, control.end))
+    if control.acting_sides not in ("both", *sides):
         notes.append("it acts on the unconditional side only, which is not computed at guidance 1")
-    hints = len(control.hint_pixels)
-    if hints > pictures:
-        notes.append(f"{hints} hints for {pictures} pictures: the last {hints - pictures} are not used")
-    elif 1 < hints < pictures:
-        notes.append(f"{hints} hints for {pictures} pictures: they are repeated in turn")
+    notes.append(hint_count_note(len(control.hint_pixels), pictures))
     return [note for note in notes if note is not None]
-
-
-def _scattered(residuals: Residuals, rows: Tensor, count: int) -> Residuals:
-    """Residuals of `count` rows that are zero but for the given ones."""
-
-    def one(tensor: Tensor) -> Tensor:
-        return tensor.new_zeros(count, *tensor.shape[1:]).index_copy(0, rows, tensor)
-
-    return Residuals(tuple(map(one, residuals.skips)), None if residuals.middle is None else one(residuals.middle))

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from ..base import TextEmbeddings
 from ..config import Prediction
-from ..control.stack import ControlStack, Side, StepInput
+from ..control.stack import ControlStack
+from ..control.step import Side, StepInput
 from ..model.unet import UNet
 from ..prediction import denoised, network_input
 from ..schedule import NoiseSchedule

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from controlnet_core.config import TINY
 from controlnet_core.control.hint_image import ControlWarning
-from controlnet_core.control.stack import Control, ControlRun, ControlStack, Side, StepInput, check_family
+from controlnet_core.control.stack import Control, ControlRun, ControlStack, check_family
+from controlnet_core.control.step import Side, StepInput
 from controlnet_core.control.strength import Sides
 from controlnet_core.errors import FamilyMismatchError, HintError, SettingError
 from controlnet_core.model.controlnet import ControlNet
@@ -110,15 +111,15 @@ def test_window_holds_the_hosts_steps(net: RecordingNet, spacing: Spacing, count
     for bound, count in counts.items():
         until = ControlRun(Control(net, hint(0), end=bound), SCHEDULE, (8, 8))
         since = ControlRun(Control(net, hint(0), start=bound), SCHEDULE, (8, 8))
-        assert [until.in_window(sigma) for sigma in sigmas] == [True] * count + [False] * (20 - count)
-        assert [since.in_window(sigma) for sigma in sigmas] == [False] * count + [True] * (20 - count)
+        assert [until.window.holds(sigma) for sigma in sigmas] == [True] * count + [False] * (20 - count)
+        assert [since.window.holds(sigma) for sigma in sigmas] == [False] * count + [True] * (20 - count)
 
 
 def test_a_step_on_the_bound_is_inside_whatever_the_rounding(net: RecordingNet) -> None:
     sigmas = sampling_sigmas(SCHEDULE, 4, "normal")  # timesteps 999, 666, 333, 0
     run = ControlRun(Control(net, hint(0), start=1 / 3, end=2 / 3), SCHEDULE, (8, 8))
     for levels in (sigmas, sigmas.float()):
-        assert [run.in_window(sigma) for sigma in levels[:-1].tolist()] == [False, True, True, False]
+        assert [run.window.holds(sigma) for sigma in levels[:-1].tolist()] == [False, True, True, False]
 
 
 def test_a_side_that_is_off_is_zero_and_not_computed(net: RecordingNet) -> None:

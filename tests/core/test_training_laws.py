@@ -13,7 +13,8 @@ from torch.nn import functional
 
 from controlnet_core.base import TextEmbeddings
 from controlnet_core.config import Prediction, UNetConfig
-from controlnet_core.control.stack import Control, ControlStack, StepInput
+from controlnet_core.control.stack import Control, ControlStack
+from controlnet_core.control.step import StepInput
 from controlnet_core.model.attention import TransformerBlock
 from controlnet_core.model.controlnet import ControlNet, ControlNetBlock
 from controlnet_core.model.hint import HintEncoderKind

@@ -1,0 +1,140 @@
+"""One step of sampling: what nets are given, on which rows one acts, and when."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from ..model.controlnet import ControlNet
+from ..model.residuals import Residuals
+from .strength import Sides
+
+Side = Literal["unconditional", "conditional"]
+BOUND_TOLERANCE = 1e-5
+"""Relative room around a window's sigmas, so that rounding does not decide whether a step is inside."""
+
+
+@dataclass(frozen=True, eq=False)
+class StepInput:
+    """What the UNet and the nets are given at one step.
+
+    Attributes:
+        x: Noisy latents scaled for the network, shape (N, C, h, w): one part for each of `sides`, in that order.
+        timesteps: Shape (N,).
+        context: Text embeddings, shape (N, L, context_dim).
+        y: Vector condition, shape (N, vector_dim), or None.
+        sigma: The noise level.
+        sides: The side of guidance that each part belongs to.
+    """
+
+    x: Tensor
+    timesteps: Tensor
+    context: Tensor
+    y: Tensor | None
+    sigma: float
+    sides: tuple[Side, ...]
+
+    @property
+    def pictures(self) -> int:
+        """How many pictures are drawn."""
+        return len(self.x) // len(self.sides)
+
+    def rows(self, index: Tensor) -> StepInput:
+        """Only the rows with these indices, shape (n,)."""
+        y = None if self.y is None else self.y[index]
+        return replace(self, x=self.x[index], timesteps=self.timesteps[index], context=self.context[index], y=y)
+
+    def rows_on(self, sides: Sides) -> Tensor:
+        """The indices of the rows on the sides given, shape (n,)."""
+        on = [part for part, side in enumerate(self.sides) if sides in ("both", side)]
+        return torch.arange(len(self.x), device=self.x.device).reshape(len(self.sides), -1)[on].flatten()
+
+
+@dataclass(frozen=True)
+class Window:
+    """The noise levels between which a net acts, both included.
+
+    Attributes:
+        sigma_start: Where it begins, the higher one.
+        sigma_end: Where it stops.
+    """
+
+    sigma_start: float
+    sigma_end: float
+
+    def holds(self, sigma: float) -> bool:
+        """Whether a noise level lies inside."""
+        return self.sigma_end * (1 - BOUND_TOLERANCE) <= sigma <= self.sigma_start * (1 + BOUND_TOLERANCE)
+
+
+def run_net(
+    net: ControlNet,
+    step: StepInput,
+    sides: Sides,
+    factors: Sequence[float],
+    embedded_hint: Callable[[Tensor], Tensor],
+    mask: Tensor | None = None,
+) -> Residuals | None:
+    """Run a net on the rows of its sides, and only as deep as a factor asks for.
+
+    Arguments:
+        net: The net.
+        step: What the UNet is given.
+        sides: The sides of guidance that the net acts on.
+        factors: Strength times block weight for each skip and then the middle block.
+        embedded_hint: Gives, for latents, the hints as `embed_hint` does; hint i steers picture i, in turn.
+        mask: Where the net acts, shape (B or 1, 1, h, w); mask i is picture i's, in turn.
+
+    Returns:
+        Residuals of all rows, zero on the side that is off; None if the net has nothing to add.
+    """
+    rows = step.rows_on(sides)
+    if not len(rows) or not any(factors):
+        return None
+    whole = len(rows) == len(step.x)
+    part = step if whole else step.rows(rows)
+    pictures = rows % step.pictures
+    hint = embedded_hint(step.x)
+    deepest = max(index for index, factor in enumerate(factors, start=1) if factor)
+    output: Residuals = net(
+        part.x,
+        None,
+        part.timesteps,
+        part.context,
+        part.y,
+        embedded_hint=hint if len(hint) == 1 else hint[pictures % len(hint)],
+        blocks=None if deepest == len(factors) else deepest,
+    )
+    output = output.scaled(factors)
+    if mask is not None:
+        output = output.masked(mask.to(step.x.device)[pictures % len(mask)])
+    return output if whole else _scattered(output, rows, len(step.x))
+
+
+def window_note(window: Window, sigmas: Sequence[float], start: float, end: float) -> str | None:
+    """In words, that no step falls into a window; None if one does."""
+    if any(map(window.holds, sigmas)):
+        return None
+    return f"no step falls between start {start:g} and end {end:g}, so it does not act"
+
+
+def hint_count_note(hints: int, pictures: int) -> str | None:
+    """In words, that hints are dropped or repeated; None if each picture has its own, or all have the same."""
+    if hints > pictures:
+        return f"{hints} hints for {pictures} pictures: the last {hints - pictures} are not used"
+    if 1 < hints < pictures:
+        return f"{hints} hints for {pictures} pictures: they are repeated in turn"
+    return None
+
+
+def _scattered(residuals: Residuals, rows: Tensor, count: int) -> Residuals:
+    """Residuals of `count` rows that are zero but for the given ones."""
+
+    def one(tensor: Tensor) -> Tensor:
+        return tensor.new_zeros(count, *tensor.shape[1:]).index_copy(0, rows, tensor)
+
+    return Residuals(tuple(map(one, residuals.skips)), None if residuals.middle is None else one(residuals.middle))
