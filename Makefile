@@ -24,6 +24,8 @@ test: $(VENV)/.dev  ## run the tests
 lint: $(VENV)/.dev  ## check style and types
 	$(BIN)/ruff check
 	$(BIN)/mypy
+	@mkdir -p $(VENV)/extension && ln -sfn ../.. $(VENV)/extension/controlnet_extension
+	MYPYPATH=$(VENV)/extension $(BIN)/mypy -p controlnet_extension.nodes
 
 bench: $(VENV)/.dev  ## time a training step
 	$(BIN)/python benchmarks/train_step.py

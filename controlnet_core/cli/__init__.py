@@ -12,17 +12,17 @@ from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 
 from ..errors import ControlNetCoreError, SettingError
-from . import demo, generate, inspect, train
+from . import demo, generate, inspect, queue, train
 from .output import Interrupted, OutputError, UsageError, plain_warnings, print_error
 from .parser import Parser
 
 DONE, FAILED, WRONG_USAGE, INTERRUPTED = 0, 1, 2, 130
-COMMANDS = {"demo": demo, "train": train, "generate": generate, "inspect": inspect}
+COMMANDS = {"demo": demo, "train": train, "generate": generate, "inspect": inspect, "queue": queue}
 DESCRIPTION = """\
-Train ControlNets, draw with them, and look into weights files. Each command has
-a --help of its own. Results go to standard output, everything else to standard
-error. Exit codes: 0 done, 1 failed with a message that says what to do, 2 wrong
-usage, 130 interrupted and resumable."""
+Train ControlNets, draw with them, look into weights files, and run workflows on
+a ComfyUI server. Each command has a --help of its own. Results go to standard
+output, everything else to standard error. Exit codes: 0 done, 1 failed with a
+message that says what to do, 2 wrong usage, 130 interrupted and resumable."""
 EPILOG = """\
 example:
   controlnet-core generate "a red circle on blue" --base tiny --out circle.png

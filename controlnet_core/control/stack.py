@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -19,7 +18,7 @@ from ..model.residuals import Residuals
 from ..schedule import NoiseSchedule
 from .hint_image import ControlWarning, HintImage, crop_note, fit_hint, fit_mask, read_hint, read_mask
 from .step import Side, StepInput, Window, hint_count_note, run_net, window_note
-from .strength import SIDES, Sides, Weights, block_weights, check_weights, default_sides
+from .strength import SIDES, Sides, Weights, block_weights, check_application, check_weights, default_sides
 
 PIXELS_PER_LATENT = 8
 
@@ -58,14 +57,7 @@ class Control:
     mask_pixels: Tensor | None = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        if not math.isfinite(self.strength):
-            raise SettingError(f"strength = {self.strength}", "a finite number", "use 1 for the net's full strength")
-        if not 0 <= self.start <= self.end <= 1:
-            raise SettingError(
-                found=f"start = {self.start}, end = {self.end}",
-                expected="0 <= start <= end <= 1",
-                do="give fractions of the schedule, such as 0 and 0.8",
-            )
+        check_application(self.strength, self.start, self.end)
         if self.sides is not None and self.sides not in SIDES:
             raise SettingError(f"sides = {self.sides!r}", f"one of {', '.join(SIDES)}", "choose one")
         self.block_factors(latent_height=1)

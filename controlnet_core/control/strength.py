@@ -26,6 +26,22 @@ def default_sides(weights: Weights) -> Sides:
     return "conditional" if weights in ("cfg_resolution", "cfg_resolution_normalised", "guess") else "both"
 
 
+def check_application(strength: float, start: float, end: float) -> None:
+    """See that a strength is finite, and that a window is a part of the schedule.
+
+    Raises:
+        SettingError: If not.
+    """
+    if not math.isfinite(strength):
+        raise SettingError(f"strength = {strength}", "a finite number", "use 1 for the net's full strength")
+    if not 0 <= start <= end <= 1:
+        raise SettingError(
+            found=f"start = {start}, end = {end}",
+            expected="0 <= start <= end <= 1",
+            do="give fractions of the schedule, such as 0 and 0.8",
+        )
+
+
 def check_weights(weights: Weights | Sequence[float]) -> Weights:
     """Give back the name of a curve, or custom weights as a tuple of finite numbers.
 

@@ -45,6 +45,14 @@ class Residuals:
 
         return Residuals(tuple(map(one, self.skips)), None if self.middle is None else one(self.middle))
 
+    def pooled(self) -> Residuals:
+        """Average each over the picture, for nets that were trained to give style and not place (shuffle)."""
+
+        def one(tensor: Tensor) -> Tensor:
+            return tensor.mean(dim=(2, 3), keepdim=True).expand_as(tensor)
+
+        return Residuals(tuple(map(one, self.skips)), None if self.middle is None else one(self.middle))
+
     def __add__(self, other: Residuals) -> Residuals:
         """Add another net's residuals directly, without extra weights (Zhang et al. 2023, section 3.4)."""
         longer, shorter = (self, other) if len(self.skips) >= len(other.skips) else (other, self)

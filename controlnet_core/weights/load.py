@@ -11,7 +11,7 @@ from torch import nn
 from ..config import UNetConfig
 from ..model.controlnet import ControlNet
 from ..model.hint import HintEncoderKind
-from ..model.layers import Operations
+from ..model.layers import AttentionFunction, Operations, scaled_dot_product_attention
 from . import diffusers_keys, ldm_keys
 from .detect import Detected, locate, refusal
 from .files import TensorFile, open_tensor_file
@@ -63,6 +63,7 @@ def load_controlnet(
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
     operations: Operations = nn,
+    attention: AttentionFunction = scaled_dot_product_attention,
 ) -> ControlNet:
     """Load a ControlNet.
 
@@ -72,6 +73,7 @@ def load_controlnet(
         device: Where to put it; the CPU by default.
         dtype: Its dtype; None keeps the file's.
         operations: Where its layers come from, `torch.nn` or a host's.
+        attention: `attention(query, key, value, heads)`, torch's or a host's.
 
     Returns:
         The net, in evaluation mode. The file is not held open.
@@ -80,10 +82,28 @@ def load_controlnet(
         CheckpointError: If the file is no such net, or a tensor is missing, unknown or of another shape.
     """
     found = controlnet_part(open_tensor_file(path))
+    return read_controlnet(found, device=device, dtype=dtype, operations=operations, attention=attention)
+
+
+def read_controlnet(
+    found: ControlNetPart,
+    *,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+    operations: Operations = nn,
+    attention: AttentionFunction = scaled_dot_product_attention,
+) -> ControlNet:
+    """Build the ControlNet that was found in a file and read its weights; arguments and errors as `load_controlnet`."""
     part = found.part
     part.keymap.require(part.file.shapes, str(part.file.path))
     net = ControlNet(
-        part.config, found.hint_channels, found.hint_encoder, operations=operations, device="meta", dtype=dtype
+        part.config,
+        found.hint_channels,
+        found.hint_encoder,
+        operations=operations,
+        device="meta",
+        dtype=dtype,
+        attention=attention,
     )
     net.load_state_dict(part.state_dict(device=device, dtype=dtype), assign=True)
     return net.eval()

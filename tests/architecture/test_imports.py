@@ -33,7 +33,8 @@ ARROWS: dict[str, tuple[str, ...]] = {
     "evaluation": ("sampling", "data"),
     "training": ("evaluation",),
     "tiny": ("training",),
-    "cli": ("tiny",),
+    "queueing": ("errors",),
+    "cli": ("tiny", "queueing"),
     "__init__": ("tiny",),
     "__main__": ("cli",),
 }

@@ -1,0 +1,1 @@
+"""Runs workflows on a ComfyUI server over its HTTP and WebSocket API; imports nothing of ComfyUI."""

@@ -1,0 +1,200 @@
+"""One workflow on a server, from its submission to its end."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+import uuid
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from aiohttp import ClientWebSocketResponse, WSMessage, WSMsgType
+
+from .server import ExecutionError, Server, ServerError
+from .workflow import Workflow
+
+QUIET_SECONDS = 5.0
+"""After so long without an event the server is asked how far the job is: events can be missed."""
+RECONNECT_SECONDS = 60.0
+"""How long a server may be away before the job is given up."""
+RETRY_SECONDS = 1.0
+TEXT_FRAME = 3
+
+
+class JobLostError(ServerError):
+    """A job that the server no longer knows."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """A node that runs.
+
+    Attributes:
+        node: Its title and id.
+        done: How much of it is done.
+        total: Of how much; 0 if the node does not count.
+    """
+
+    node: str
+    done: int = 0
+    total: int = 0
+
+
+@dataclass(frozen=True)
+class NodeText:
+    """Words that a node shows, such as a warning.
+
+    Attributes:
+        node: Its title and id.
+        text: What it says.
+    """
+
+    node: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """The job is not running.
+
+    Attributes:
+        reason: Why, in words.
+    """
+
+    reason: str
+
+
+Report = Progress | NodeText | Waiting
+
+
+@dataclass
+class Job:
+    """A workflow that was queued on a server.
+
+    Arguments:
+        server: The server.
+        workflow: What to run.
+
+    Attributes:
+        prompt_id: Its name on the server.
+        entry: Its entry in the server's history, when it is done.
+    """
+
+    server: Server
+    workflow: Workflow
+    prompt_id: str = field(default_factory=lambda: str(uuid.uuid4()))
+    entry: Mapping[str, Any] = field(default_factory=dict)
+    _submitted: bool = False
+
+    async def run(self) -> AsyncIterator[Report]:
+        """Queue the workflow and report until it is done; a socket that drops is opened again.
+
+        Raises:
+            ServerError: If the server cannot be reached, goes away for long, or forgets the job.
+            ExecutionError: If it refuses the workflow, or a node fails.
+        """
+        socket = await self.server.connect()
+        try:
+            await self.server.submit(self.workflow, self.prompt_id)
+            self._submitted = True
+            while not self.entry:
+                async for report in self._reports(socket):
+                    yield report
+                if not self.entry and socket.closed:
+                    yield Waiting(f"the connection to {self.server.url} was lost, trying again")
+                    socket = await self._reconnected()
+            self._raise_failure()
+        finally:
+            await socket.close()
+
+    async def cancel(self) -> None:
+        """Stop the job on the server; one that was never queued needs nothing."""
+        if self._submitted and not self.entry:
+            await self.server.cancel(self.prompt_id)
+
+    async def _reports(self, socket: ClientWebSocketResponse) -> AsyncIterator[Report]:
+        """What the server says until the job is done or the socket closed."""
+        while not socket.closed:
+            try:
+                message = await socket.receive(timeout=QUIET_SECONDS)
+            except TimeoutError:
+                if waiting := await self._asked():
+                    yield waiting
+                if self.entry:
+                    return
+                continue
+            report, ended = self._read(message)
+            if report is not None:
+                yield report
+            if ended:
+                await self._asked()
+                return
+
+    def _read(self, message: WSMessage) -> tuple[Report | None, bool]:
+        """One message: what there is to report, and whether the job ended."""
+        if message.type == WSMsgType.BINARY:
+            return self._text(message.data), False
+        if message.type != WSMsgType.TEXT:
+            return None, message.type in (WSMsgType.CLOSE, WSMsgType.CLOSED, WSMsgType.CLOSING, WSMsgType.ERROR)
+        event = json.loads(message.data)
+        data = event.get("data", {})
+        if data.get("prompt_id") != self.prompt_id:
+            return None, False
+        match event["type"]:
+            case "executing":
+                node = data.get("node")
+                return (None, True) if node is None else (Progress(self.workflow.title(node)), False)
+            case "progress":
+                return Progress(self.workflow.title(data["node"]), int(data["value"]), int(data["max"])), False
+        return None, False
+
+    def _text(self, frame: bytes) -> NodeText | None:
+        """The words in a binary frame; previews hold none."""
+        if int.from_bytes(frame[:4], "big") != TEXT_FRAME:
+            return None
+        end = 8 + int.from_bytes(frame[4:8], "big")
+        return NodeText(self.workflow.title(frame[8:end].decode()), frame[end:].decode())
+
+    async def _asked(self) -> Waiting | None:
+        """Ask the server how far the job is, in case an event was missed."""
+        state, entry = await self.server.state(self.prompt_id)
+        if state == "done":
+            self.entry = entry
+        if state == "unknown":
+            raise JobLostError(
+                found=f"that {self.server.url} no longer knows the job {self.prompt_id}",
+                expected="a server that runs until the job is done",
+                do="see the server's log, perhaps it was restarted, and queue the workflow again",
+            )
+        return Waiting("other workflows come first") if state == "queued" else None
+
+    async def _reconnected(self) -> ClientWebSocketResponse:
+        """Open the socket again, for as long as the server may be away, and see that it still knows the job."""
+        deadline = time.monotonic() + RECONNECT_SECONDS
+        while True:
+            try:
+                socket = await self.server.connect()
+                await self._asked()
+                return socket
+            except JobLostError:
+                raise
+            except ServerError:
+                if time.monotonic() > deadline:
+                    raise
+            await asyncio.sleep(RETRY_SECONDS)
+
+    def _raise_failure(self) -> None:
+        """Raise what the history says went wrong."""
+        messages = dict(self.entry.get("status", {}).get("messages", ()))
+        failed = messages.get("execution_error")
+        if failed is not None:
+            raise ExecutionError(
+                found=f"{self.workflow.title(failed['node_id'])} failed: {failed['exception_message'].strip()}",
+                expected="a workflow that runs to its end",
+                do="correct the node's inputs; the server's log has more",
+            )
+        if "execution_interrupted" in messages:
+            node = self.workflow.title(messages["execution_interrupted"]["node_id"])
+            raise ExecutionError(f"that the job was interrupted in {node}", "no interruption", "queue it again")

@@ -1,0 +1,1 @@
+"""Where ComfyUI's own modules are touched, and nowhere else."""

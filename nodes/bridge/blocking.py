@@ -1,0 +1,11 @@
+"""Outputs that have no value."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io
+from comfy_execution.graph_utils import ExecutionBlocker
+
+
+def blocked(node: type[io.ComfyNode], name: str) -> ExecutionBlocker:
+    """An output that nothing came in for: whoever uses it is told so, and nobody else is disturbed."""
+    return ExecutionBlocker(f"{node.define_schema().display_name}: connect {name} to use its output {name}.")
