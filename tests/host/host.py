@@ -1,0 +1,158 @@
+"""Runs graphs through ComfyUI's own executor and hands out what went through their sockets."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import sys
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import comfy.model_base
+import execution
+import folder_paths
+import nodes
+import server
+import torch
+from torch import Tensor
+
+from tests.host.extra_nodes import CAPTURED, TEST_NODES
+
+ROOT = Path(__file__).resolve().parents[2]
+ALIAS = "controlnet_extension"
+Graph = dict[str, dict[str, Any]]
+RAM = {"lru": 0, "ram": 0.0, "ram_inactive": 0.0}
+
+
+class GraphError(Exception):
+    """What ComfyUI said when a graph failed.
+
+    Attributes:
+        messages: The message of each failing node, or of each input that was refused.
+    """
+
+    def __init__(self, messages: list[str]) -> None:
+        super().__init__("\n".join(messages))
+        self.messages = messages
+
+
+class FakeServer:
+    """What the executor sends its events to.
+
+    Attributes:
+        texts: What nodes said, with the node's id.
+    """
+
+    def __init__(self) -> None:
+        self.client_id: str | None = "test"
+        self.last_node_id: str | None = None
+        self.texts: list[tuple[str, str]] = []
+
+    def send_sync(self, event: object, data: object, sid: object = None) -> None:
+        """Take an event."""
+
+    def send_progress_text(self, text: str, node_id: str, sid: object = None) -> None:
+        """Take what a node says."""
+        self.texts.append((node_id, text))
+
+
+class Host:
+    """ComfyUI with this extension and a few nodes for tests.
+
+    Arguments:
+        folder: Where it may write.
+        models: A folder with its models.
+
+    Attributes:
+        extension: This extension, as ComfyUI imports it.
+        server: What nodes say things to.
+    """
+
+    def __init__(self, folder: Path, models: Path) -> None:
+        for kind in ("controlnet", "diffusion_models"):
+            folder_paths.add_model_folder_path(kind, str(models / kind), is_default=True)
+        folder_paths.set_output_directory(str(folder / "output"))
+        folder_paths.set_temp_directory(str(folder / "temp"))
+        folder_paths.set_input_directory(str(folder / "input"))
+        (folder / "input").mkdir()
+        asyncio.run(nodes.init_builtin_extra_nodes())
+        self.server = FakeServer()
+        server.PromptServer.instance = self.server
+        self.extension = load_extension()
+        nodes.NODE_CLASS_MAPPINGS.update(TEST_NODES)
+
+    def bridge(self, module: str) -> ModuleType:
+        """A module of the bridge."""
+        return sys.modules[f"{ALIAS}.nodes.bridge.{module}"]
+
+    def run(self, graph: Graph) -> dict[str, Any]:
+        """Validate and run a graph; gives what its `Capture` nodes were given, by name.
+
+        Raises:
+            GraphError: If ComfyUI refuses it, or a node fails.
+        """
+        CAPTURED.clear()
+        self.server.texts.clear()
+        prompt_id = str(uuid.uuid4())
+        valid, error, outputs, node_errors = asyncio.run(execution.validate_prompt(prompt_id, graph, None))
+        if node_errors or not valid:
+            details = [one["details"] for node in node_errors.values() for one in node["errors"]]
+            raise GraphError(details or [error["message"]])
+        executor = execution.PromptExecutor(self.server, execution.CacheType.CLASSIC, RAM)
+        executor.execute(graph, prompt_id, {"client_id": "test"}, outputs)
+        failed = [data["exception_message"] for event, data in executor.status_messages if event == "execution_error"]
+        if failed:
+            raise GraphError(failed)
+        return dict(CAPTURED)
+
+
+def load_extension() -> ModuleType:
+    """Import the repository as ComfyUI does, but under a name that tests can use, and register its nodes."""
+    path = ROOT / "__init__.py"
+    spec = importlib.util.spec_from_file_location(ALIAS, path, submodule_search_locations=[str(ROOT)])
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[ALIAS] = module
+    spec.loader.exec_module(module)
+
+    async def register() -> None:
+        extension = await module.comfy_entrypoint()
+        await extension.on_load()
+        for node in await extension.get_node_list():
+            nodes.NODE_CLASS_MAPPINGS[node.GET_SCHEMA().node_id] = node
+
+    asyncio.run(register())
+    return module
+
+
+@contextmanager
+def recorded_controls() -> Iterator[list[Mapping[str, list[Tensor | None]]]]:
+    """Record the residuals that ComfyUI's UNet is given, one entry for each of its forwards."""
+    recorded: list[Mapping[str, list[Tensor | None]]] = []
+    original = comfy.model_base.BaseModel.apply_model
+
+    def recording(self: object, *arguments: object, **named: Any) -> Tensor:  # noqa: ANN401 - as ComfyUI calls it
+        control = named.get("control") or {}
+        recorded.append({place: [clone(one) for one in items] for place, items in control.items()})
+        output: Tensor = original(self, *arguments, **named)
+        return output
+
+    def clone(tensor: Tensor | None) -> Tensor | None:
+        return None if tensor is None else tensor.clone()
+
+    comfy.model_base.BaseModel.apply_model = recording
+    try:
+        yield recorded
+    finally:
+        comfy.model_base.BaseModel.apply_model = original
+
+
+def largest_difference(one: Tensor, other: Tensor) -> float:
+    """The largest absolute difference, as a fraction of the other's largest value."""
+    assert one.shape == other.shape, f"{tuple(one.shape)} is not {tuple(other.shape)}"
+    assert torch.isfinite(one).all() and torch.isfinite(other).all()
+    return ((one - other).abs().max() / other.abs().max()).item()

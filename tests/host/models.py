@@ -1,0 +1,66 @@
+"""Models of random weights that ComfyUI takes for SD1.5, SD2.1 and SDXL: real widths where it looks, little depth."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from controlnet_core.config import SD15, SD21, SDXL, UNetConfig
+from controlnet_core.model.controlnet import ControlNet
+from controlnet_core.model.unet import UNet
+from controlnet_core.weights import ldm_keys
+from controlnet_core.weights.files import write_tensor_file
+from controlnet_core.weights.save import save_controlnet
+from tests.support.reduced import randomised
+
+FAMILIES: dict[str, UNetConfig] = {
+    "sd15": replace(SD15, channel_mult=(1, 2), num_res_blocks=1, transformer_depth=(1, 0)),
+    "sd21": replace(SD21, channel_mult=(1, 2), num_res_blocks=1, transformer_depth=(1, 0)),
+    # ComfyUI tells SDXL by its depths: these are Segmind-Vega's.
+    "sdxl": replace(SDXL, channel_mult=(1, 1, 1), transformer_depth=(0, 1, 2), transformer_depth_middle=2),
+}
+RESIDUAL_SIZE = 0.1
+"""What the zero convolutions' weights are scaled by, so that random nets neither vanish nor drown the picture."""
+
+
+@dataclass(frozen=True)
+class Models:
+    """Where the models are.
+
+    Attributes:
+        folder: Holds `diffusion_models` and `controlnet`.
+    """
+
+    folder: Path
+
+    def net(self, name: str) -> Path:
+        """The file of a net."""
+        return self.folder / "controlnet" / name
+
+
+def write_models(folder: Path) -> Models:
+    """Write a UNet and two nets of each family, the first net also in the diffusers layout and as a pickle."""
+    for number, (name, config) in enumerate(FAMILIES.items()):
+        unet = randomised(UNet(config), seed=10 * number)
+        tensors = ldm_keys.unet_keymap(config).prefixed(ldm_keys.UNET_PREFIX).to_theirs(unet.state_dict())
+        write_tensor_file(folder / "diffusion_models" / f"{name}.safetensors", tensors, {})
+        for which in ("a", "b"):
+            net = random_net(config, seed=10 * number + ord(which))
+            save_controlnet(net, folder / "controlnet" / f"{name}_{which}.safetensors")
+            if which == "a":
+                save_controlnet(net, folder / "controlnet" / f"{name}_diffusers.safetensors", layout="diffusers")
+                state = ldm_keys.controlnet_keymap(config, 3, "reference").prefixed("control_model.")
+                torch.save(state.to_theirs(net.state_dict()), folder / "controlnet" / f"{name}_a.pth")
+    return Models(folder)
+
+
+def random_net(config: UNetConfig, seed: int) -> ControlNet:
+    """A net of random weights, its zero convolutions included."""
+    net = randomised(ControlNet(config), seed)
+    with torch.no_grad():
+        for layer in (*net.zero_convolutions, net.middle_zero_convolution):
+            for parameter in layer.parameters():
+                parameter.mul_(RESIDUAL_SIZE)
+    return net

@@ -1,0 +1,77 @@
+"""The same files and settings through ComfyUI's own nodes and through ours give the same pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pytest
+from torch import Tensor
+
+from tests.host.graphs import Drawing
+from tests.host.host import Host, largest_difference, recorded_controls
+
+RESIDUALS, LATENTS = 1e-4, 3e-5
+ONE_ROUNDING = 1 + 2**-23
+"""The next float32 behind 1: a strength that changes each residual by one rounding."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """What to draw with.
+
+    Attributes:
+        nets: For each net its name, strength, start and end.
+        sampler: The sampler and scheduler.
+        count: Pictures in the batch.
+        size: Their width and height.
+    """
+
+    nets: tuple[tuple[str, float, float, float], ...] = (("a", 1.0, 0.0, 1.0),)
+    sampler: tuple[str, str] = ("euler", "normal")
+    count: int = 1
+    size: tuple[int, int] = (128, 128)
+
+
+CASES = {
+    "strength 1": Case(),
+    "strength 0.5": Case((("a", 0.5, 0.0, 1.0),)),
+    "window": Case((("a", 1.0, 0.3, 0.7),)),
+    "two nets": Case((("a", 1.0, 0.0, 1.0), ("b", 0.7, 0.0, 0.6))),
+    "batch of 2": Case(count=2),
+    "dpmpp_2m karras": Case(sampler=("dpmpp_2m", "karras")),
+    "all at once": Case((("a", 0.5, 0.0, 0.8), ("b", 1.0, 0.2, 1.0)), ("dpmpp_2m", "karras"), 2, (128, 192)),
+}
+
+
+def draw(host: Host, family: str, ours: bool, case: Case, rounding: float = 1.0) -> tuple[Tensor, list[Tensor]]:
+    """The final latents and the residuals of the first step."""
+    drawing = Drawing(family, ours, case.size, case.count)
+    for seed, (name, strength, start, end) in enumerate(case.nets):
+        drawing.apply(drawing.net(name), drawing.images(seed), strength * rounding, start, end)
+    drawing.sample(sampler_name=case.sampler[0], scheduler=case.sampler[1], steps=4)
+    with recorded_controls() as controls:
+        latents: Tensor = host.run(drawing.graph)["latent"]["samples"]
+    return latents, first_residuals(controls)
+
+
+def first_residuals(controls: list[dict[str, list[Tensor]]]) -> list[Tensor]:
+    """All residuals of the first forward that has any."""
+    first = next(control for control in controls if control)
+    return [*first["output"], *first["middle"]]
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("family", ["sd15", "sd21", "sdxl"])
+def test_our_nodes_draw_what_the_native_nodes_draw(
+    host: Host, family: str, name: str, record_property: Callable[[str, object], None]
+) -> None:
+    native, native_residuals = draw(host, family, False, CASES[name])
+    rounded, _ = draw(host, family, False, CASES[name], ONE_ROUNDING)
+    ours, our_residuals = draw(host, family, True, CASES[name])
+    residuals = max(map(largest_difference, our_residuals, native_residuals))
+    latents, rounding = largest_difference(ours, native), largest_difference(rounded, native)
+    print(f"\n{family}, {name}: residuals {residuals:.1e}, latents {latents:.1e}, one rounding {rounding:.1e}")
+    assert len(our_residuals) == len(native_residuals)
+    assert residuals <= RESIDUALS
+    assert latents <= LATENTS
