@@ -16,6 +16,7 @@ if not (COMFYUI / "comfy").is_dir():
 # ComfyUI's own `nodes` must be found before this repository's folder of that name.
 sys.path[:] = [str(COMFYUI), *(place for place in sys.path if Path(place or ".").resolve() != ROOT), str(ROOT)]
 sys.argv[1:] = ["--cpu"]
+os.environ["TQDM_DISABLE"] = "1"
 
 import comfy.options  # noqa: E402 - the path comes first
 

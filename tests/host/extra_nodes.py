@@ -22,6 +22,11 @@ class RandomConditioning:
     RETURN_TYPES = ("CONDITIONING",)
     FUNCTION = "make"
 
+    @classmethod
+    def IS_CHANGED(cls, **_: object) -> float:
+        """Make sure that what hangs on it runs again."""
+        return float("nan")
+
     def make(self, seed: int, width: int, pooled: int) -> tuple[Any, ...]:
         options = {"pooled_output": noise(1, pooled, seed=seed + 1)} if pooled else {}
         return ([[noise(1, 77, width, seed=seed), options]],)
@@ -62,6 +67,11 @@ class Capture:
     RETURN_TYPES = ()
     OUTPUT_NODE = True
     FUNCTION = "keep"
+
+    @classmethod
+    def IS_CHANGED(cls, **_: object) -> float:
+        """Make sure that it runs again."""
+        return float("nan")
 
     def keep(self, name: str, value: object) -> dict[str, Any]:
         CAPTURED[name] = value

@@ -40,6 +40,9 @@ class Drawing(Builder):
         ours: Whether our nodes load and apply.
         size: Width and height of the picture in pixels.
         count: Pictures in the batch.
+
+    Attributes:
+        strength_factor: What every strength is multiplied by; 0 draws without control.
     """
 
     def __init__(self, family: str, ours: bool, size: tuple[int, int] = (128, 128), count: int = 1) -> None:
@@ -48,6 +51,7 @@ class Drawing(Builder):
         self.ours = ours
         self.size = size
         self.count = count
+        self.strength_factor = 1.0
         self.model: Link = [self.add("UNETLoader", unet_name=f"{family}.safetensors", weight_dtype="default"), 0]
         self.positive, self.negative = (self.conditioning(seed) for seed in (1, 2))
         self.latent: Link = [self.add("EmptyLatentImage", width=size[0], height=size[1], batch_size=count), 0]
@@ -85,7 +89,7 @@ class Drawing(Builder):
             negative=self.negative,
             control_net=net,
             image=images,
-            strength=strength,
+            strength=strength * self.strength_factor,
             start_percent=start,
             end_percent=end,
             **further,

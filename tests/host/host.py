@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import importlib.util
 import sys
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -15,17 +17,18 @@ from typing import Any
 import comfy.model_base
 import execution
 import folder_paths
-import nodes
 import server
 import torch
 from torch import Tensor
 
+import nodes
 from tests.host.extra_nodes import CAPTURED, TEST_NODES
 
 ROOT = Path(__file__).resolve().parents[2]
 ALIAS = "controlnet_extension"
 Graph = dict[str, dict[str, Any]]
-RAM = {"lru": 0, "ram": 0.0, "ram_inactive": 0.0}
+CACHE = {"lru": 60, "ram": 0.0, "ram_inactive": 0.0}
+"""Loaders run once for many graphs, as in a session at the editor."""
 
 
 class GraphError(Exception):
@@ -70,6 +73,7 @@ class Host:
     Attributes:
         extension: This extension, as ComfyUI imports it.
         server: What nodes say things to.
+        executor: ComfyUI's executor.
     """
 
     def __init__(self, folder: Path, models: Path) -> None:
@@ -79,15 +83,20 @@ class Host:
         folder_paths.set_temp_directory(str(folder / "temp"))
         folder_paths.set_input_directory(str(folder / "input"))
         (folder / "input").mkdir()
-        asyncio.run(nodes.init_builtin_extra_nodes())
         self.server = FakeServer()
         server.PromptServer.instance = self.server
+        asyncio.run(nodes.init_builtin_extra_nodes())
+        self.executor = execution.PromptExecutor(self.server, execution.CacheType.LRU, CACHE)
         self.extension = load_extension()
         nodes.NODE_CLASS_MAPPINGS.update(TEST_NODES)
 
     def bridge(self, module: str) -> ModuleType:
         """A module of the bridge."""
         return sys.modules[f"{ALIAS}.nodes.bridge.{module}"]
+
+    def core(self, module: str) -> ModuleType:
+        """A module of the core, as this extension imports it."""
+        return importlib.import_module(f"{ALIAS}.controlnet_core.{module}")
 
     def run(self, graph: Graph) -> dict[str, Any]:
         """Validate and run a graph; gives what its `Capture` nodes were given, by name.
@@ -102,7 +111,7 @@ class Host:
         if node_errors or not valid:
             details = [one["details"] for node in node_errors.values() for one in node["errors"]]
             raise GraphError(details or [error["message"]])
-        executor = execution.PromptExecutor(self.server, execution.CacheType.CLASSIC, RAM)
+        executor = self.executor
         executor.execute(graph, prompt_id, {"client_id": "test"}, outputs)
         failed = [data["exception_message"] for event, data in executor.status_messages if event == "execution_error"]
         if failed:
@@ -129,15 +138,39 @@ def load_extension() -> ModuleType:
     return module
 
 
+@dataclass(frozen=True)
+class Forward:
+    """What ComfyUI's UNet is given.
+
+    Attributes:
+        control: Residuals, in ComfyUI's form; empty if there are none.
+        sides: For each part of the batch, 0 if it is the positive side.
+        context: The text embeddings, shape (N, L, width).
+        y: The vector condition, shape (N, width), or None.
+    """
+
+    control: Mapping[str, list[Tensor | None]]
+    sides: list[int]
+    context: Tensor
+    y: Tensor | None
+
+    @property
+    def residuals(self) -> list[Tensor]:
+        """All residuals that are there, those of the skips first."""
+        return [one for place in ("output", "middle") for one in self.control.get(place, ()) if one is not None]
+
+
 @contextmanager
-def recorded_controls() -> Iterator[list[Mapping[str, list[Tensor | None]]]]:
-    """Record the residuals that ComfyUI's UNet is given, one entry for each of its forwards."""
-    recorded: list[Mapping[str, list[Tensor | None]]] = []
+def recorded_forwards() -> Iterator[list[Forward]]:
+    """Record what ComfyUI's UNet is given."""
+    recorded: list[Forward] = []
     original = comfy.model_base.BaseModel.apply_model
 
     def recording(self: object, *arguments: object, **named: Any) -> Tensor:  # noqa: ANN401 - as ComfyUI calls it
         control = named.get("control") or {}
-        recorded.append({place: [clone(one) for one in items] for place, items in control.items()})
+        copied = {place: [clone(one) for one in items] for place, items in control.items()}
+        sides = named["transformer_options"]["cond_or_uncond"]
+        recorded.append(Forward(copied, list(sides), named["c_crossattn"].clone(), clone(named.get("y"))))
         output: Tensor = original(self, *arguments, **named)
         return output
 

@@ -21,7 +21,7 @@ FAMILIES: dict[str, UNetConfig] = {
     # ComfyUI tells SDXL by its depths: these are Segmind-Vega's.
     "sdxl": replace(SDXL, channel_mult=(1, 1, 1), transformer_depth=(0, 1, 2), transformer_depth_middle=2),
 }
-RESIDUAL_SIZE = 0.1
+RESIDUAL_SIZE = 0.3
 """What the zero convolutions' weights are scaled by, so that random nets neither vanish nor drown the picture."""
 
 
@@ -43,8 +43,8 @@ class Models:
 def write_models(folder: Path) -> Models:
     """Write a UNet and two nets of each family, the first net also in the diffusers layout and as a pickle."""
     for number, (name, config) in enumerate(FAMILIES.items()):
-        unet = randomised(UNet(config), seed=10 * number)
-        tensors = ldm_keys.unet_keymap(config).prefixed(ldm_keys.UNET_PREFIX).to_theirs(unet.state_dict())
+        keymap = ldm_keys.unet_keymap(config).prefixed(ldm_keys.UNET_PREFIX)
+        tensors = keymap.to_theirs(random_unet(name).state_dict())
         write_tensor_file(folder / "diffusion_models" / f"{name}.safetensors", tensors, {})
         for which in ("a", "b"):
             net = random_net(config, seed=10 * number + ord(which))
@@ -54,6 +54,11 @@ def write_models(folder: Path) -> Models:
                 state = ldm_keys.controlnet_keymap(config, 3, "reference").prefixed("control_model.")
                 torch.save(state.to_theirs(net.state_dict()), folder / "controlnet" / f"{name}_a.pth")
     return Models(folder)
+
+
+def random_unet(family: str) -> UNet:
+    """A UNet of random weights, the same each time."""
+    return randomised(UNet(FAMILIES[family]), seed=10 * list(FAMILIES).index(family))
 
 
 def random_net(config: UNetConfig, seed: int) -> ControlNet:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import pytest
 from torch import Tensor
 
 from tests.host.graphs import Drawing
-from tests.host.host import Host, largest_difference, recorded_controls
+from tests.host.host import Host, largest_difference, recorded_forwards
 
 RESIDUALS, LATENTS = 1e-4, 3e-5
 ONE_ROUNDING = 1 + 2**-23
@@ -50,21 +49,15 @@ def draw(host: Host, family: str, ours: bool, case: Case, rounding: float = 1.0)
     for seed, (name, strength, start, end) in enumerate(case.nets):
         drawing.apply(drawing.net(name), drawing.images(seed), strength * rounding, start, end)
     drawing.sample(sampler_name=case.sampler[0], scheduler=case.sampler[1], steps=4)
-    with recorded_controls() as controls:
+    with recorded_forwards() as forwards:
         latents: Tensor = host.run(drawing.graph)["latent"]["samples"]
-    return latents, first_residuals(controls)
-
-
-def first_residuals(controls: list[dict[str, list[Tensor]]]) -> list[Tensor]:
-    """All residuals of the first forward that has any."""
-    first = next(control for control in controls if control)
-    return [*first["output"], *first["middle"]]
+    return latents, next(one.residuals for one in forwards if one.residuals)
 
 
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("family", ["sd15", "sd21", "sdxl"])
 def test_our_nodes_draw_what_the_native_nodes_draw(
-    host: Host, family: str, name: str, record_property: Callable[[str, object], None]
+    host: Host, family: str, name: str
 ) -> None:
     native, native_residuals = draw(host, family, False, CASES[name])
     rounded, _ = draw(host, family, False, CASES[name], ONE_ROUNDING)
