@@ -87,6 +87,7 @@ class Job:
     prompt_id: str = field(default_factory=lambda: str(uuid.uuid4()))
     entry: Mapping[str, Any] = field(default_factory=dict)
     _submitted: bool = False
+    _failure: Mapping[str, Any] = field(default_factory=dict)
 
     async def run(self) -> AsyncIterator[Report]:
         """Queue the workflow and report until it is done; a socket that drops is opened again.
@@ -143,6 +144,8 @@ class Job:
         if data.get("prompt_id") != self.prompt_id:
             return None, False
         match event["type"]:
+            case "execution_error":
+                self._failure = data
             case "executing":
                 node = data.get("node")
                 return (None, True) if node is None else (Progress(self.workflow.title(node)), False)
@@ -188,7 +191,7 @@ class Job:
     def _raise_failure(self) -> None:
         """Raise what the history says went wrong."""
         messages = dict(self.entry.get("status", {}).get("messages", ()))
-        failed = messages.get("execution_error")
+        failed = self._failure or messages.get("execution_error")
         if failed is not None:
             raise ExecutionError(
                 found=f"{self.workflow.title(failed['node_id'])} failed: {failed['exception_message'].strip()}",

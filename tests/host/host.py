@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import importlib
 import importlib.util
 import sys
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+from unittest.mock import Mock
 
 import comfy.model_base
 import execution
@@ -48,15 +50,20 @@ class FakeServer:
 
     Attributes:
         texts: What nodes said, with the node's id.
+        errors: What it said of nodes that failed or were blocked.
     """
 
     def __init__(self) -> None:
         self.client_id: str | None = "test"
         self.last_node_id: str | None = None
         self.texts: list[tuple[str, str]] = []
+        self.errors: list[str] = []
+        self.node_replace_manager = Mock()  # ComfyUI registers its replacements here
 
-    def send_sync(self, event: object, data: object, sid: object = None) -> None:
+    def send_sync(self, event: object, data: Mapping[str, Any], sid: object = None) -> None:
         """Take an event."""
+        if event == "execution_error":
+            self.errors.append(data["exception_message"].strip())
 
     def send_progress_text(self, text: str, node_id: str, sid: object = None) -> None:
         """Take what a node says."""
@@ -106,6 +113,8 @@ class Host:
         """
         CAPTURED.clear()
         self.server.texts.clear()
+        self.server.errors.clear()
+        graph = copy.deepcopy(graph)  # ComfyUI writes into it
         prompt_id = str(uuid.uuid4())
         valid, error, outputs, node_errors = asyncio.run(execution.validate_prompt(prompt_id, graph, None))
         if node_errors or not valid:
@@ -113,9 +122,8 @@ class Host:
             raise GraphError(details or [error["message"]])
         executor = self.executor
         executor.execute(graph, prompt_id, {"client_id": "test"}, outputs)
-        failed = [data["exception_message"] for event, data in executor.status_messages if event == "execution_error"]
-        if failed:
-            raise GraphError(failed)
+        if self.server.errors:
+            raise GraphError(self.server.errors)
         return dict(CAPTURED)
 
 
