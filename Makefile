@@ -8,10 +8,10 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup demo test lint bench
+.PHONY: help setup demo test test-host lint bench
 
 help:  ## show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-6s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
 
 setup: $(VENV)/.dev  ## prepare .venv with everything that development needs
 
@@ -20,6 +20,9 @@ demo: $(VENV)/.demo  ## train a ControlNet on the small base and draw with it, o
 
 test: $(VENV)/.dev  ## run the tests
 	$(BIN)/pytest
+
+test-host: $(VENV)/.host  ## run the tests in a real ComfyUI: COMFYUI_PATH its checkout, COMFYUI_PYTHON its interpreter
+	PYTHONPATH=$(VENV)/host $(COMFYUI_PYTHON) -P -m pytest -p no:cacheprovider --color=no tests/host
 
 lint: $(VENV)/.dev  ## check style and types
 	$(BIN)/ruff check
@@ -41,6 +44,15 @@ $(VENV)/.base: constraints.txt
 $(VENV)/.demo: $(VENV)/.base pyproject.toml
 	@echo "installing controlnet-core into $(VENV)"
 	@$(INSTALL) --no-build-isolation -e '.[hints]'
+	@touch $@
+
+# pytest for ComfyUI's interpreter, beside it: nothing is installed into what belongs to ComfyUI.
+$(VENV)/.host: constraints.txt
+	@test -d "$(COMFYUI_PATH)/comfy" || { echo "COMFYUI_PATH must name a checkout of ComfyUI"; exit 2; }
+	@test -x "$$(command -v "$(COMFYUI_PYTHON)")" || { echo "COMFYUI_PYTHON must name the Python that runs it"; exit 2; }
+	@mkdir -p $(VENV)
+	@$(COMFYUI_PYTHON) -m pip install --quiet --disable-pip-version-check --no-deps --target $(VENV)/host \
+		$$(grep -E '^(pytest|pluggy|iniconfig|packaging|Pygments)==' constraints.txt)
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.base pyproject.toml

@@ -21,6 +21,7 @@ RECONNECT_SECONDS = 60.0
 """How long a server may be away before the job is given up."""
 RETRY_SECONDS = 1.0
 TEXT_FRAME = 3
+CLOSING = (WSMsgType.CLOSE, WSMsgType.CLOSED, WSMsgType.CLOSING, WSMsgType.ERROR)
 
 
 class JobLostError(ServerError):
@@ -103,7 +104,8 @@ class Job:
             while not self.entry:
                 async for report in self._reports(socket):
                     yield report
-                if not self.entry and socket.closed:
+                if not self.entry:
+                    await socket.close()
                     yield Waiting(f"the connection to {self.server.url} was lost, trying again")
                     socket = await self._reconnected()
             self._raise_failure()
@@ -121,16 +123,19 @@ class Job:
             try:
                 message = await socket.receive(timeout=QUIET_SECONDS)
             except TimeoutError:
-                if waiting := await self._asked():
+                if waiting := await self._asked_gently():
                     yield waiting
                 if self.entry:
                     return
                 continue
+            if message.type in CLOSING:
+                return
             report, ended = self._read(message)
             if report is not None:
                 yield report
             if ended:
                 await self._asked()
+            if self.entry:
                 return
 
     def _read(self, message: WSMessage) -> tuple[Report | None, bool]:
@@ -138,7 +143,7 @@ class Job:
         if message.type == WSMsgType.BINARY:
             return self._text(message.data), False
         if message.type != WSMsgType.TEXT:
-            return None, message.type in (WSMsgType.CLOSE, WSMsgType.CLOSED, WSMsgType.CLOSING, WSMsgType.ERROR)
+            return None, False
         event = json.loads(message.data)
         data = event.get("data", {})
         if data.get("prompt_id") != self.prompt_id:
@@ -172,6 +177,15 @@ class Job:
                 do="see the server's log, perhaps it was restarted, and queue the workflow again",
             )
         return Waiting("other workflows come first") if state == "queued" else None
+
+    async def _asked_gently(self) -> Waiting | None:
+        """Ask, and wait on if the server is too busy to answer: the socket tells when it is gone."""
+        try:
+            return await self._asked()
+        except JobLostError:
+            raise
+        except ServerError:
+            return Waiting(f"{self.server.url} is busy")
 
     async def _reconnected(self) -> ClientWebSocketResponse:
         """Open the socket again, for as long as the server may be away, and see that it still knows the job."""

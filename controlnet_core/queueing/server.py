@@ -70,7 +70,7 @@ class Server:
 
     async def upload_image(self, path: Path) -> str:
         """Put an image into the server's input folder; gives the name to use in a workflow."""
-        form = FormData()
+        form = FormData(quote_fields=False)  # ComfyUI takes names as they are
         form.add_field("image", path.read_bytes(), filename=path.name, content_type="application/octet-stream")
         answer = await self._request("POST", "/upload/image", data=form)
         return "/".join(filter(None, (answer.get("subfolder"), answer["name"])))
@@ -204,9 +204,10 @@ def _refusals(workflow: Workflow, answer: Mapping[str, Any]) -> str:
         return "; ".join(lines)
     error = answer.get("error")
     if isinstance(error, dict):
-        node_id = (error.get("extra_info") or {}).get("node_id")
-        where = "" if node_id is None else f"{workflow.title(str(node_id))}: "
-        return f"{where}{error.get('message', 'error')}{_detail(error)}"
+        extra = error.get("extra_info") or {}
+        where = f"{workflow.title(str(extra['node_id']))}: " if "node_id" in extra else ""
+        kind = f"no node type {extra['class_type']} on this server; " if "class_type" in extra else ""
+        return f"{where}{kind}{error.get('message', 'error')}{_detail(error)}"
     return str(error or "")
 
 

@@ -97,7 +97,7 @@ class Drawing(Builder):
         self.positive, self.negative = [node, 0], [node, 1]
         return node
 
-    def sample(self, name: str = "latent", steps: int = 3, **settings: object) -> str:
+    def sample(self, name: str = "latent", **settings: object) -> str:
         """Sample and keep the latents; the sampler's id."""
         defaults = {
             "seed": 5,
@@ -109,7 +109,8 @@ class Drawing(Builder):
             "negative": self.negative,
             "latent_image": self.latent,
             "model": self.model,
+            "steps": 3,
         }
-        node = self.add("KSampler", **{**defaults, "steps": steps, **settings})
+        node = self.add("KSampler", **{**defaults, **settings})
         self.capture(name, [node, 0])
         return node

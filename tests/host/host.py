@@ -23,9 +23,9 @@ import server
 import torch
 from torch import Tensor
 
-import nodes
 from tests.host.extra_nodes import CAPTURED, TEST_NODES
 
+nodes = importlib.import_module("nodes")  # ComfyUI's, not this repository's
 ROOT = Path(__file__).resolve().parents[2]
 ALIAS = "controlnet_extension"
 Graph = dict[str, dict[str, Any]]

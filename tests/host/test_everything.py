@@ -21,10 +21,10 @@ ACTS = 1e-2
 Build = Callable[[Drawing], None]
 
 
-def apply_and_draw(drawing: Drawing, **settings: object) -> None:
+def apply_and_draw(drawing: Drawing, **settings: str | float) -> None:
     """One net, then the sampler."""
     drawing.apply(drawing.net("a"), drawing.images())
-    drawing.sample(**settings)
+    drawing.sample("latent", **settings)
 
 
 def our_net_in_native_apply(drawing: Drawing) -> None:
@@ -56,7 +56,8 @@ def stack_of_both_kinds(drawing: Drawing) -> None:
     if not drawing.ours:
         for net, hint in zip(nets, hints, strict=True):
             drawing.apply(net, hint, 0.5)
-        return drawing.sample() and None
+        drawing.sample()
+        return
     stack: dict[str, Link] = {}
     for net, hint in zip(nets, hints, strict=True):
         last = net is nets[-1]
@@ -66,7 +67,6 @@ def stack_of_both_kinds(drawing: Drawing) -> None:
         stack = {"stack": [node, 0]}
     drawing.positive, drawing.negative = [node, 1], [node, 2]
     drawing.sample()
-    return None
 
 
 def legacy_apply_to_both_sides(drawing: Drawing) -> None:
