@@ -6,7 +6,7 @@ from comfy_api.latest import ComfyExtension, io
 
 from .apply import ApplyControlNet
 from .bridge.folders import register_folders
-from .bridge.taken import warn_of_taken_ids
+from .bridge.taken import watch_ids
 from .load import LoadControlNet
 from .shapes import ExampleShapes
 from .stack import StackControlNets
@@ -21,7 +21,7 @@ class ControlNetCoreExtension(ComfyExtension):
     async def on_load(self) -> None:
         """Let every loader list the net that comes with the small base, and trained nets."""
         register_folders()
-        warn_of_taken_ids(NODES)
+        watch_ids(NODES)
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         """The nodes."""

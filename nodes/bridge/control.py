@@ -14,8 +14,7 @@ import comfy.utils
 import torch
 from torch import Tensor
 
-from ...controlnet_core.control.hint_image import crop_note
-from ...controlnet_core.control.step import Side, StepInput, Window, hint_count_note, run_net, window_note
+from ...controlnet_core.control.step import Side, StepInput, Window, run_net
 from ...controlnet_core.control.strength import Sides, Weights, block_weights, default_sides
 from ...controlnet_core.errors import HintError
 from ...controlnet_core.model.controlnet import ControlNet
@@ -24,8 +23,9 @@ from .families import check_model
 from .host_types import HostControlNet, HostModel
 from .merge import HostResiduals, added, host_residuals
 from .messages import warn
+from .notes import PIXELS_PER_LATENT, run_notes
 
-PIXELS_PER_LATENT = 8
+NEVER_ACTED = "its side of guidance was not computed, as at CFG 1 the negative one, or all its weights are 0"
 
 
 @dataclass
@@ -37,16 +37,16 @@ class HostRun:
         window: The noise levels between which the net acts.
         embedded_hints: The encoded hints, by height and width of the latents and number of pictures.
         noted: Whether what the net will do otherwise than expected was said.
+        steps: How many steps fell into the window.
         forwards: How often the net ran.
-        hint_encodings: How often a hint was encoded.
     """
 
     model_sampling: Any
     window: Window
     embedded_hints: dict[tuple[int, int, int], Tensor] = field(default_factory=dict)
     noted: bool = False
+    steps: int = 0
     forwards: int = 0
-    hint_encodings: int = 0
 
 
 class CoreControlNet(comfy.controlnet.ControlBase):
@@ -122,7 +122,9 @@ class CoreControlNet(comfy.controlnet.ControlBase):
         self.run = HostRun(model.model_sampling, Window(*map(float, self.timestep_range)))
 
     def cleanup(self) -> None:
-        """End a sampling."""
+        """End a sampling; a net that had steps to act at and never did is not kept quiet about."""
+        if self.run is not None and self.run.steps and not self.run.forwards:
+            warn(f"{self.name}: it did not act: {NEVER_ACTED}", self.node_id)
         self.run = None
         super().cleanup()
 
@@ -143,9 +145,12 @@ class CoreControlNet(comfy.controlnet.ControlBase):
         if run is None:
             raise RuntimeError("get_control was called outside a sampling: pre_run comes first")
         if not run.noted:
-            self._note(run, x_noisy, batched_number, transformer_options)
+            run.noted = True
+            for note in run_notes(self, run.window, x_noisy, batched_number, transformer_options):
+                warn(f"{self.name}: {note}", self.node_id)
         if not run.window.holds(float(t[0])):
             return previous
+        run.steps += 1
         residuals = self._residuals(run, self._step(run, x_noisy, t, cond, transformer_options))
         if residuals is None:
             return previous
@@ -191,7 +196,6 @@ class CoreControlNet(comfy.controlnet.ControlBase):
             size = (PIXELS_PER_LATENT * width, PIXELS_PER_LATENT * height)
             fitted = comfy.utils.common_upscale(hints, *size, self.upscale_algorithm, "center")
             run.embedded_hints[key] = self.net.embed_hint(fitted.to(x))
-            run.hint_encodings += 1
         return run.embedded_hints[key]
 
     def _hint_pixels(self) -> Tensor:
@@ -207,18 +211,6 @@ class CoreControlNet(comfy.controlnet.ControlBase):
                 do="use the image that belongs to this net",
             )
         return hints[:, :channels]
-
-    def _note(self, run: HostRun, x: Tensor, batched_number: int, transformer_options: dict[str, Any]) -> None:
-        """Say, once a sampling, what the net will do otherwise than one may expect."""
-        run.noted = True
-        height, width = (PIXELS_PER_LATENT * side for side in x.shape[-2:])
-        hints: Tensor = self.cond_hint_original
-        notes = [crop_note(hints, height, width), hint_count_note(len(hints), len(x) // batched_number)]
-        sigmas = transformer_options.get("sample_sigmas")
-        if sigmas is not None:
-            notes.append(window_note(run.window, sigmas[:-1].tolist(), *self.timestep_percent_range))
-        for note in filter(None, notes):
-            warn(f"{self.name}: {note}", self.node_id)
 
 
 def previous_residuals(control: HostControlNet, *step: object) -> HostResiduals | None:

@@ -10,11 +10,15 @@ import comfy.controlnet
 import torch
 from torch import Tensor
 
+from ...controlnet_core.control.step import Window
 from ...controlnet_core.control.strength import Sides, Weights, block_weights
 from .control import previous_residuals, side_of
 from .host_types import HostControlNet, HostModel
 from .merge import HostResiduals, added
 from .messages import warn
+from .notes import run_notes
+
+NO_RESOLUTIONS = "this net's model has no blocks of different resolution, so the curve is not used"
 
 
 class WeightedControl(comfy.controlnet.ControlBase):
@@ -36,7 +40,7 @@ class WeightedControl(comfy.controlnet.ControlBase):
         self.extra_hooks = inner.extra_hooks
         self.latent_format = inner.latent_format
         self.concat_mask = inner.concat_mask
-        self._noted = False
+        self._noted = self._said_flat = False
 
     @property
     def control_model(self) -> object:
@@ -77,7 +81,7 @@ class WeightedControl(comfy.controlnet.ControlBase):
         """Begin a sampling."""
         super().pre_run(model, percent_to_timestep_function)
         self.inner.pre_run(model, percent_to_timestep_function)
-        self._noted = False
+        self._noted = self._said_flat = False
 
     def cleanup(self) -> None:
         """End a sampling."""
@@ -89,6 +93,11 @@ class WeightedControl(comfy.controlnet.ControlBase):
     ) -> HostResiduals | None:
         """What this net and those before it add at one step; arguments as `CoreControlNet.get_control`."""
         step = (x_noisy, t, cond, batched_number, transformer_options)
+        if not self._noted:
+            self._noted = True
+            window = Window(*map(float, self.inner.timestep_range))
+            for note in run_notes(self.inner, window, x_noisy, batched_number, transformer_options):
+                warn(f"{type(self.inner).__name__}: {note}", self.node_id)
         previous = previous_residuals(self, *step)
         sides = [side_of(index) for index in transformer_options["cond_or_uncond"]]
         acting = [self.sides in ("both", side) for side in sides]
@@ -102,7 +111,9 @@ class WeightedControl(comfy.controlnet.ControlBase):
         """A weighted copy of a net's residuals, zero in the rows of a side that is off."""
         tensors = [one for items in control.values() for one in items if one is not None]
         if any(one.ndim != 4 for one in tensors):
-            self._say_flat()
+            if not self._said_flat and self.weights != "flat":
+                self._said_flat = True
+                warn(NO_RESOLUTIONS, self.node_id)
             factors = {place: [1.0] * len(items) for place, items in control.items()}
         else:
             factors = self._factors(control, latent_height)
@@ -125,12 +136,6 @@ class WeightedControl(comfy.controlnet.ControlBase):
         *weights, middle = block_weights(self.weights, levels[:-1], levels[-1], latent_height)
         others = {name: [1.0] * len(items) for name, items in control.items()}
         return {**others, "middle": [middle] * len(middles), place: weights[::order]}
-
-    def _say_flat(self) -> None:
-        """Say, once a sampling, that a curve means nothing for this net."""
-        if not self._noted and self.weights != "flat":
-            self._noted = True
-            warn("this net's model has no blocks of different resolution, so the curve is not used", self.node_id)
 
 
 def _levels(tensors: Sequence[Tensor | None], latent_height: int) -> list[int]:

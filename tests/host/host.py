@@ -8,7 +8,7 @@ import importlib
 import importlib.util
 import sys
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,11 +59,16 @@ class FakeServer:
         self.texts: list[tuple[str, str]] = []
         self.errors: list[str] = []
         self.node_replace_manager = Mock()  # ComfyUI registers its replacements here
+        self.on_prompt_handlers: list[Callable[[dict[str, Any]], dict[str, Any]]] = []
 
     def send_sync(self, event: object, data: Mapping[str, Any], sid: object = None) -> None:
         """Take an event."""
         if event == "execution_error":
             self.errors.append(data["exception_message"].strip())
+
+    def add_on_prompt_handler(self, handler: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+        """Take what is to be called with every graph."""
+        self.on_prompt_handlers.append(handler)
 
     def send_progress_text(self, text: str, node_id: str, sid: object = None) -> None:
         """Take what a node says."""
@@ -96,6 +101,12 @@ class Host:
         self.executor = execution.PromptExecutor(self.server, execution.CacheType.LRU, CACHE)
         self.extension = load_extension()
         nodes.NODE_CLASS_MAPPINGS.update(TEST_NODES)
+
+    @property
+    def nodes(self) -> dict[str, Any]:
+        """ComfyUI's nodes by id."""
+        registered: dict[str, Any] = nodes.NODE_CLASS_MAPPINGS
+        return registered
 
     def bridge(self, module: str) -> ModuleType:
         """A module of the bridge."""

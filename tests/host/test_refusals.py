@@ -173,7 +173,6 @@ def test_what_acts_otherwise_than_expected_is_said_on_the_node(
 def test_a_curve_without_meaning_is_said_on_the_node(host: Host) -> None:
     """A net of a diffusion transformer has no blocks of different resolution."""
     foreign = host.bridge("foreign")
-    said: list[str] = []
     net = foreign.WeightedControl(TransformerNet(), "cfg_resolution", "conditional", "7")
     net.pre_run(None, lambda percent: 1 - percent)
     for _ in range(2):
@@ -190,6 +189,9 @@ class TransformerNet:
     extra_hooks = None
     latent_format = None
     concat_mask = False
+    cond_hint_original = torch.zeros(1, 3, 64, 64)
+    timestep_percent_range = (0.0, 1.0)
+    timestep_range = (1.0, 0.0)
 
     def pre_run(self, model: object, percent_to_timestep_function: object) -> None:
         """Begin."""
@@ -209,6 +211,31 @@ def test_an_output_without_input_says_so(host: Host) -> None:
     drawing.sample()
     with pytest.raises(GraphError, match="connect negative"):
         host.run(drawing.graph)
+
+
+@pytest.mark.parametrize("settings", [{"side": "unconditional"}, {"curve": "custom", "block_weights": "0 0 0 0 0"}])
+def test_a_net_that_never_acts_is_not_kept_quiet_about(host: Host, settings: dict[str, str]) -> None:
+    drawing = Drawing("sd15", ours=True, size=(64, 64))
+    node = drawing.apply(drawing.net("a"), drawing.images(), **settings)  # type: ignore[arg-type]
+    drawing.sample(cfg=1.0)
+    host.run(drawing.graph)
+    assert [(said, "it did not act" in text) for said, text in host.server.texts if said == node] == [(node, True)]
+
+
+def test_an_id_that_another_extension_took_is_said_once(host: Host, caplog: pytest.LogCaptureFixture) -> None:
+    class Other:
+        RELATIVE_PYTHON_MODULE = "custom_nodes.other"
+
+    (look,) = host.server.on_prompt_handlers
+    before = host.nodes["ApplyControlNet"]
+    host.nodes["ApplyControlNet"] = Other
+    try:
+        submissions = [look({"number": number}) for number in range(2)]
+    finally:
+        host.nodes["ApplyControlNet"] = before
+    assert submissions == [{"number": 0}, {"number": 1}]
+    said = [record.getMessage() for record in caplog.records if "ApplyControlNet" in record.getMessage()]
+    assert len(said) == 1 and "custom_nodes.other" in said[0]
 
 
 def test_strength_0_changes_nothing(host: Host) -> None:
