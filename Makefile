@@ -22,7 +22,7 @@ test: $(VENV)/.dev  ## run the tests
 	$(BIN)/pytest
 
 test-host: $(VENV)/.host  ## run the tests in a real ComfyUI: COMFYUI_PATH its checkout, COMFYUI_PYTHON its interpreter
-	PYTHONPATH=$(VENV)/host $(COMFYUI_PYTHON) -P -m pytest -p no:cacheprovider --color=no tests/host
+	CONTROLNET_CORE_TEST_HOST=1 PYTHONPATH=$(VENV)/host $(COMFYUI_PYTHON) -P -m pytest -p no:cacheprovider --color=no -s tests/host tests/nodes
 
 lint: $(VENV)/.dev  ## check style and types
 	$(BIN)/ruff check

@@ -1,0 +1,58 @@
+"""What each node's form says."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.nodes.conftest import Extension
+
+ROOT = Path(__file__).resolve().parents[2]
+THE_USERS_WORDS = {"LoadControlNet", "ApplyControlNet", "StackControlNets"}
+
+
+def test_ids_are_the_users_words_or_carry_our_prefix(extension: Extension) -> None:
+    assert extension.nodes.keys() >= THE_USERS_WORDS
+    assert all(name in THE_USERS_WORDS or name.startswith("ControlNetCore") for name in extension.nodes)
+
+
+def test_every_part_of_a_form_explains_itself(extension: Extension) -> None:
+    for node_id, node in extension.nodes.items():
+        schema = node.GET_SCHEMA()
+        assert schema.display_name and schema.description and schema.search_aliases, node_id
+        assert schema.category.split("/")[0] in ("model", "image"), node_id
+        for socket in [*schema.inputs, *schema.outputs]:
+            assert socket.tooltip, (node_id, socket.id or socket.display_name)
+
+
+def test_every_node_has_a_page_of_help(extension: Extension) -> None:
+    for node_id, node in extension.nodes.items():
+        schema = node.GET_SCHEMA()
+        text = (ROOT / "js" / "docs" / f"{node_id}.md").read_text(encoding="utf-8")
+        assert text.startswith(f"# {schema.display_name}\n")
+        for name in [one.id for one in schema.inputs] + [one.display_name for one in schema.outputs]:
+            assert f"| `{name}` |" in text, (node_id, name)
+
+
+def test_workflows_use_inputs_that_exist(extension: Extension) -> None:
+    for path in (ROOT / "workflows" / "api").glob("*.json"):
+        for node in json.loads(path.read_text(encoding="utf-8")).values():
+            if node["class_type"] in extension.nodes:
+                inputs = {one.id: one for one in extension.nodes[node["class_type"]].GET_SCHEMA().inputs}
+                assert node["inputs"].keys() <= inputs.keys(), path
+                assert {name for name, one in inputs.items() if not one.optional} <= node["inputs"].keys(), path
+
+
+def test_an_old_host_gets_one_sentence(extension: Extension, monkeypatch: pytest.MonkeyPatch) -> None:
+    version = extension.module("nodes.bridge.version")
+    import comfyui_version
+
+    for old in ("0.3.64", "0.32.9"):
+        monkeypatch.setattr(comfyui_version, "__version__", old)
+        with pytest.raises(RuntimeError, match=rf"needs ComfyUI 0\.33\.0 or newer and this is {old}"):
+            version.check_host()
+    for new in ("0.33.0", "0.34", "1.0.0"):
+        monkeypatch.setattr(comfyui_version, "__version__", new)
+        version.check_host()
