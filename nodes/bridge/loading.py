@@ -29,6 +29,7 @@ from .folders import controlnet_path
 COMPUTE_DTYPES = [torch.float16, torch.bfloat16, torch.float32]
 POOLED_NAMES = ("_shuffle", "_shuffle_fp16")
 """Nets whose residuals are averaged over the picture end so: the file does not say it, and ComfyUI goes by the name."""
+WITHOUT_MIDDLE = "a small SDXL ControlNet without transformer in its middle block"
 EXPECTED = "a ControlNet that ControlNet Core or ComfyUI reads"
 
 
@@ -80,8 +81,12 @@ def load_control_net(name: str) -> Loaded:
     path = controlnet_path(name)
     file = _opened(path)
     if locate(file.shapes, "controlnet") is None:
-        return _by_host(path, name, file)
-    return _by_core(controlnet_part(file), name)
+        return _by_host(path, name, refusal(file.shapes, EXPECTED, str(path)))
+    found = controlnet_part(file)
+    config = found.part.config
+    if config.transformer_depth_middle == 0 and config.vector_dim is not None:
+        return _by_host(path, name, CheckpointError(f"{WITHOUT_MIDDLE}, {path}", EXPECTED, "use the full net"))
+    return _by_core(found, name)
 
 
 def file_stamp(name: str) -> str:
@@ -129,9 +134,8 @@ def _by_core(found: ControlNetPart, name: str) -> Loaded:
     return Loaded(control_net, _report(found, name, control_net))
 
 
-def _by_host(path: Path, name: str, file: TensorFile) -> Loaded:
-    """Let ComfyUI's own loader read what the core does not."""
-    unknown = refusal(file.shapes, EXPECTED, str(path))
+def _by_host(path: Path, name: str, unknown: CheckpointError) -> Loaded:
+    """Let ComfyUI's own loader read what the core does not, for the reason that the error gives."""
     try:
         control_net = comfy.controlnet.load_controlnet(str(path))
     except Exception as error:  # what it raises for a file it does not know depends on the file

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from controlnet_core.config import SD15, TINY
@@ -238,3 +239,17 @@ def test_a_loader_sees_when_a_file_changes(extension: Extension, net: HostObject
     path.write_bytes(content + b"\0")
     assert loader.fingerprint_inputs(control_net_name=path.name) != before
     path.write_bytes(content)
+
+
+def test_a_small_net_that_the_core_does_not_read_is_left_to_the_host(
+    extension: Extension, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loading = extension.module("nodes.bridge.loading")
+    path = extension.folder / "protocol_small.safetensors"
+    save_controlnet(ControlNet(replace(TINY, vector_dim=32)), path)
+    small = {key: tensor for key, tensor in load_file(path).items() if not key.startswith("middle_block.1.")}
+    save_file(small, path)
+    monkeypatch.setattr(loading.comfy.controlnet, "load_controlnet", lambda path: f"the host's net of {path}")
+    loaded, report = extension.run("LoadControlNet", control_net_name="protocol_small.safetensors")
+    assert loaded == f"the host's net of {path}"
+    assert "read by ComfyUI's own loader" in report and "without transformer in its middle" in report
