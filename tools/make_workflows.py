@@ -70,6 +70,8 @@ READY = "!!(window.app?.graph?._nodes.length && LiteGraph.registered_node_types.
 ARRANGE = """\
 (({ note: text, models: known }) => {
   const nodes = app.graph._nodes, depth = new Map();
+  const room = { LoadControlNet: [360, 170], PreviewImage: [360, 390], SaveImage: [420, 420], LoadImage: [300, 330] };
+  for (const node of nodes) node.setSize(room[node.type] ?? [Math.min(node.size[0], 330), node.size[1]]);
   const level = (node) => {
     if (!depth.has(node)) {
       depth.set(node, 0);
@@ -86,14 +88,14 @@ ARRANGE = """\
     let y = 0;
     for (const node of column) {
       node.pos = [x, y];
-      y += node.size[1] + 70;
+      y += node.size[1] + 60;
     }
-    x += Math.max(...column.map((node) => node.size[0])) + 70;
+    x += Math.max(...column.map((node) => node.size[0])) + 50;
   }
   const note = LiteGraph.createNode("MarkdownNote");
   note.title = "Read me";
-  note.pos = [0, -290];
-  note.size = [430, 210];
+  note.pos = [0, -240];
+  note.size = [430, 160];
   app.graph.add(note);
   note.widgets[0].value = text;
   for (const node of nodes) {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
@@ -21,6 +22,8 @@ import pytest
 from PIL import Image
 
 from tests.host.named_files import write_named_files
+from tools.browser import new_page
+from tools.make_workflows import READY
 
 ROOT = Path(__file__).resolve().parents[2]
 COMFYUI = Path(os.environ["COMFYUI_PATH"])
@@ -190,6 +193,30 @@ def test_every_saved_workflow_runs_to_its_end(server: RunningServer, path: Path)
             assert picture.size[0] >= 128
     reports = [one["text"] for one in result["texts"] if "read by" in one["text"]]
     assert reports and all("read by ControlNet Core" in report for report in reports)
+
+
+def test_the_editor_queues_what_the_api_workflows_say(server: RunningServer) -> None:
+    """In ComfyUI's own frontend, in Chromium."""
+
+    async def prompts() -> tuple[dict[str, Any], list[str]]:
+        async with new_page() as page:
+            await page.open(server.url, 1200, 800)
+            await page.until(READY)
+            made = {}
+            for path in API:
+                graph = (ROOT / "workflows" / path.name).read_text(encoding="utf-8")
+                await page.run(f"app.loadGraphData({graph})")
+                made[path.stem] = await page.run("app.graphToPrompt().then((made) => made.output)")
+            return made, page.console
+
+    made, console = asyncio.run(prompts())
+    for path in API:
+        nodes = json.loads(path.read_text(encoding="utf-8"))
+        for node_id, node in nodes.items():
+            assert made[path.stem][node_id]["class_type"] == node["class_type"]
+            assert made[path.stem][node_id]["inputs"] == node["inputs"], (path.stem, node_id)
+        assert made[path.stem].keys() == nodes.keys()
+    assert not [line for line in console if "controlnet" in line.lower()]
 
 
 def test_an_image_and_other_values_are_sent(server: RunningServer, tmp_path: Path) -> None:
