@@ -9,21 +9,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from controlnet_core.base import TextEmbeddings
-from controlnet_core.control.stack import Control, ControlStack
-from controlnet_core.model.controlnet import ControlNet
-from controlnet_core.model.unet import UNet
-from controlnet_core.sampling.guidance import GuidedDenoiser
-from controlnet_core.sampling.samplers import sample_euler
-from controlnet_core.schedule import NoiseSchedule, sampling_sigmas
 from controlnet_core.weights.load import load_controlnet
+from tests.host.core_drawing import GUIDANCE, STEPS_OF_DRAWING, STRENGTH, draw_with_core
 from tests.host.graphs import Drawing
 from tests.host.host import ALIAS, Forward, Host, largest_difference, recorded_forwards
 from tests.host.models import FAMILIES, Models, random_unet
 
 STEPS = 20
 LATENTS = 3e-5
-GUIDANCE = 4.0
 LATENT_SCALES = {"sd15": 0.18215, "sd21": 0.18215, "sdxl": 0.13025}
 
 
@@ -134,29 +127,12 @@ def test_the_node_draws_what_the_core_draws(host: Host, models: Models, family: 
     drawing = Drawing(family, ours=True)
     images = drawing.images()
     drawing.capture("hint", images)
-    drawing.apply(drawing.net("a"), images, 0.6, curve=curve)
-    drawing.sample(cfg=GUIDANCE, steps=4)
+    drawing.apply(drawing.net("a"), images, STRENGTH, curve=curve)
+    drawing.sample(cfg=GUIDANCE, steps=STEPS_OF_DRAWING)
     with recorded_forwards() as forwards:
         captured = host.run(drawing.graph)
     unet, net = random_unet(family), load_controlnet(models.net(f"{family}_a.safetensors"))
-    expected = draw_with_core(unet, net, curve, captured["hint"], forwards[0])
+    expected = draw_with_core(unet, net, curve, captured["hint"], forwards[0], (16, 16))
     found = largest_difference(captured["latent"]["samples"] * LATENT_SCALES[family], expected)
     print(f"\n{family}, {curve}: {found:.1e}")
     assert found <= LATENTS
-
-
-@torch.no_grad()
-def draw_with_core(unet: UNet, net: ControlNet, curve: str, hint: Tensor, first: Forward) -> Tensor:
-    """The latents that the core draws with ComfyUI's noise, noise levels and text."""
-
-    def text(side: int) -> TextEmbeddings:
-        row = [first.sides.index(side)]
-        return TextEmbeddings(first.context, first.y)[row]
-
-    schedule = NoiseSchedule.scaled_linear()
-    sigmas = sampling_sigmas(schedule, 4, "normal")
-    noise = torch.randn((1, 4, 16, 16), generator=torch.Generator().manual_seed(5))
-    control = Control(net, hint.movedim(-1, 1), 0.6, weights=curve)  # type: ignore[arg-type]
-    stack = ControlStack([control], schedule, sigmas, noise.shape)
-    denoise = GuidedDenoiser(unet, schedule, "eps", text(0), text(1), GUIDANCE, stack)
-    return sample_euler(denoise, noise * (1 + float(sigmas[0]) ** 2) ** 0.5, sigmas)

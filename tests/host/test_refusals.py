@@ -15,7 +15,6 @@ from tests.host.models import FAMILIES, Models
 
 NAMES = {"sd15": "SD1.5", "sd21": "SD2.1", "sdxl": "SDXL", "tiny": "TINY"}
 PAIRS = [(net, base) for net in NAMES for base in NAMES if net != base]
-SECONDS_TO_REFUSE = 1.0
 
 
 def conditioning(drawing: Drawing, family: str, pooled: int) -> None:

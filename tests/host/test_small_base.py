@@ -13,6 +13,7 @@ from controlnet_core.evaluation.scores import following_scores
 from controlnet_core.sampling.generate import SamplingSettings, generate
 from controlnet_core.weights.load import load_controlnet
 from controlnet_core.weights.load_base import TINY_FOLDER, load_base
+from tests.host.core_drawing import GUIDANCE, SEED, STEPS_OF_DRAWING, STRENGTH, draw_with_core
 from tests.host.graphs import Builder, Link
 from tests.host.host import Host, largest_difference, recorded_forwards
 
@@ -20,6 +21,7 @@ NET = "tiny_outline.safetensors"
 PICTURES = 64
 SCORES = 0.02
 ENCODINGS = 1e-5
+LATENTS = 3e-5
 
 
 @pytest.fixture(scope="module")
@@ -113,6 +115,46 @@ def test_drawn_pictures_follow_their_hints_as_the_cores_do(host: Host, base: Bas
     print(f"\nfollowing without a prompt: {scores[0]:.3f} in ComfyUI, {scores[1]:.3f} in the core")
     assert abs(scores[0] - scores[1]) <= SCORES
     assert scores[1] > 0.8
+
+
+@pytest.mark.parametrize("curve", ["flat", "cfg_resolution", "cfg_resolution_normalised", "guess"])
+def test_the_node_draws_what_the_core_draws(host: Host, base: Base, curve: str) -> None:
+    drawing = SmallDrawing()
+    hint: Link = [drawing.add("ControlNetCoreShapes", seed=0, count=1, hint="outline"), 0]
+    drawing.capture("hint", hint)
+    apply = drawing.add(
+        "ApplyControlNet",
+        positive=drawing.text("a red circle"),
+        negative=drawing.text(""),
+        control_net=[drawing.add("LoadControlNet", control_net_name=NET), 0],
+        image=hint,
+        strength=STRENGTH,
+        start_percent=0.0,
+        end_percent=1.0,
+        curve=curve,
+    )
+    latent = drawing.add("EmptyLatentImage", width=64, height=64, batch_size=1)
+    sampler = drawing.add(
+        "KSampler",
+        model=drawing.model,
+        positive=[apply, 0],
+        negative=[apply, 1],
+        latent_image=[latent, 0],
+        seed=SEED,
+        steps=STEPS_OF_DRAWING,
+        cfg=GUIDANCE,
+        sampler_name="euler",
+        scheduler="normal",
+        denoise=1.0,
+    )
+    drawing.capture("latent", [sampler, 0])
+    with recorded_forwards() as forwards:
+        captured = host.run(drawing.graph)
+    net = load_controlnet(TINY_FOLDER / "nets" / NET, dtype=torch.float32)
+    expected = draw_with_core(base.unet, net, curve, captured["hint"], forwards[0], (8, 8))
+    found = largest_difference(captured["latent"]["samples"] * 0.18215, expected)
+    print(f"\n{curve}: {found:.1e}")
+    assert found <= LATENTS
 
 
 def test_prompt_weights_act(host: Host) -> None:

@@ -1,0 +1,47 @@
+"""What the core draws from ComfyUI's noise, noise levels and text."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from controlnet_core.base import TextEmbeddings
+from controlnet_core.control.stack import Control, ControlStack
+from controlnet_core.model.controlnet import ControlNet
+from controlnet_core.model.unet import UNet
+from controlnet_core.sampling.guidance import GuidedDenoiser
+from controlnet_core.sampling.samplers import sample_euler
+from controlnet_core.schedule import NoiseSchedule, sampling_sigmas
+from tests.host.host import Forward
+
+GUIDANCE = 4.0
+STRENGTH = 0.6
+STEPS_OF_DRAWING = 4
+SEED = 5
+
+
+@torch.no_grad()
+def draw_with_core(
+    unet: UNet, net: ControlNet, curve: str, hint: Tensor, first: Forward, size: tuple[int, int]
+) -> Tensor:
+    """Latents of one picture, as KSampler draws them with euler and normal spacing, from its seed.
+
+    Arguments:
+        unet: The core's UNet.
+        net: The core's net.
+        curve: The curve of block weights.
+        hint: ComfyUI's IMAGE.
+        first: The first forward of ComfyUI's UNet, whose text is used.
+        size: Rows and columns of the latents.
+    """
+
+    def text(side: int) -> TextEmbeddings:
+        return TextEmbeddings(first.context, first.y)[[first.sides.index(side)]]
+
+    schedule = NoiseSchedule.scaled_linear()
+    sigmas = sampling_sigmas(schedule, STEPS_OF_DRAWING, "normal")
+    noise = torch.randn((1, 4, *size), generator=torch.Generator().manual_seed(SEED))
+    control = Control(net, hint.movedim(-1, 1), STRENGTH, weights=curve)  # type: ignore[arg-type]
+    stack = ControlStack([control], schedule, sigmas, noise.shape)
+    denoise = GuidedDenoiser(unet, schedule, "eps", text(0), text(1), GUIDANCE, stack)
+    return sample_euler(denoise, noise * (1 + float(sigmas[0]) ** 2) ** 0.5, sigmas)
