@@ -54,8 +54,8 @@ def check_model(config: UNetConfig, name: str, model: HostModel) -> None:
         FamilyMismatchError: If it has not.
     """
     sizes = model.model_config.unet_config
-    found, expected = _joints(config), _host_joints(sizes)
-    if found == expected:
+    fits_vector = config.vector_dim in (None, sizes.get("adm_in_channels"))  # a net without one needs none
+    if fits_vector and _joints(config) == _host_joints(sizes):
         return
     width = sizes.get("context_dim")
     raise FamilyMismatchError(
@@ -73,7 +73,6 @@ def _joints(config: UNetConfig) -> tuple[object, ...]:
         config.channel_mult,
         config.num_res_blocks,
         config.context_dim,
-        config.vector_dim,
     )
 
 
@@ -88,7 +87,6 @@ def _host_joints(sizes: Mapping[str, Any]) -> tuple[object, ...]:
         tuple(sizes.get("channel_mult") or ()),
         each.pop() if len(each) == 1 else None,
         sizes.get("context_dim"),
-        sizes.get("adm_in_channels"),
     )
 
 

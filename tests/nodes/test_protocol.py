@@ -197,7 +197,7 @@ def test_each_hint_belongs_to_its_picture_on_both_sides(extension: Extension, ne
 
 @pytest.mark.parametrize(
     "sizes",
-    [{"context_dim": 768}, {"channel_mult": [1, 2, 4]}, {"adm_in_channels": 2816}, {"num_res_blocks": [2, 2]}],
+    [{"context_dim": 768}, {"channel_mult": [1, 2, 4]}, {"model_channels": 320}, {"num_res_blocks": [2, 2]}],
 )
 def test_another_model_is_refused_before_the_first_step(
     extension: Extension, net: HostObject, sizes: dict[str, Any]
@@ -207,6 +207,7 @@ def test_another_model_is_refused_before_the_first_step(
     with pytest.raises(errors.FamilyMismatchError, match="protocol_tiny"):
         configured.pre_run(Model(**sizes), SCHEDULE.sigma_at)
     configured.pre_run(Model(in_channels=9), SCHEDULE.sigma_at)  # an inpainting model
+    configured.pre_run(Model(adm_in_channels=2048), SCHEDULE.sigma_at)  # an image-guided model
 
 
 def test_another_familys_prompt_is_refused_with_the_nets_that_fit(extension: Extension, net: HostObject) -> None:
