@@ -121,6 +121,18 @@ def controlnet_part(file: TensorFile) -> ControlNetPart:
     return _described(file, detected)
 
 
+def controlnet_config(file: TensorFile) -> UNetConfig | None:
+    """The sizes of the ControlNet in a file, told by its header in milliseconds; None if there is none.
+
+    Raises:
+        CheckpointError: If its sizes cannot be read.
+    """
+    detected = locate(file.shapes, "controlnet")
+    if detected is None:
+        return None
+    return read_unet_config(strip(file.shapes, detected.prefix), detected.kind.layout, file.stored_facts())
+
+
 def _described(file: TensorFile, detected: Detected) -> ControlNetPart:
     layout, shapes = detected.kind.layout, strip(file.shapes, detected.prefix)
     config = read_unet_config(shapes, layout, file.stored_facts())

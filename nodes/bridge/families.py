@@ -10,7 +10,7 @@ from torch import Tensor
 from ...controlnet_core.config import FAMILIES, UNetConfig
 from ...controlnet_core.errors import CheckpointError, FamilyMismatchError
 from ...controlnet_core.weights.files import open_tensor_file
-from ...controlnet_core.weights.load import controlnet_part
+from ...controlnet_core.weights.load import controlnet_config
 from .folders import controlnet_names, controlnet_path
 from .host_types import HostControlNet, HostModel
 
@@ -117,8 +117,9 @@ def fitting_nets(width: int) -> list[str]:
 
     def fits(name: str) -> bool:
         try:
-            return controlnet_part(open_tensor_file(controlnet_path(name))).part.config.context_dim == width
+            config = controlnet_config(open_tensor_file(controlnet_path(name)))
         except CheckpointError:
             return False  # no net that the core reads, so it is not proposed
+        return config is not None and config.context_dim == width
 
     return [name for name in controlnet_names() if name.endswith((".safetensors", ".sft")) and fits(name)]
