@@ -8,7 +8,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup demo test test-host lint bench
+.PHONY: help setup demo test test-host host-named lint bench
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
@@ -21,8 +21,12 @@ demo: $(VENV)/.demo  ## train a ControlNet on the small base and draw with it, o
 test: $(VENV)/.dev  ## run the tests
 	$(BIN)/pytest
 
-test-host: $(VENV)/.host  ## run the tests in a real ComfyUI: COMFYUI_PATH its checkout, COMFYUI_PYTHON its interpreter
+test-host: host-named $(VENV)/.host  ## run the tests in a real ComfyUI: COMFYUI_PATH its checkout, COMFYUI_PYTHON its interpreter
 	CONTROLNET_CORE_TEST_HOST=1 PYTHONPATH=$(VENV)/host $(COMFYUI_PYTHON) -P -m pytest -p no:cacheprovider --color=no -s tests/host tests/nodes
+
+host-named:
+	@test -d "$(COMFYUI_PATH)/comfy" || { echo "COMFYUI_PATH must name a checkout of ComfyUI"; exit 2; }
+	@test -x "$$(command -v "$(COMFYUI_PYTHON)")" || { echo "COMFYUI_PYTHON must name the Python that runs it"; exit 2; }
 
 lint: $(VENV)/.dev  ## check style and types
 	$(BIN)/ruff check
@@ -47,9 +51,7 @@ $(VENV)/.demo: $(VENV)/.base pyproject.toml
 	@touch $@
 
 # pytest for ComfyUI's interpreter, beside it: nothing is installed into what belongs to ComfyUI.
-$(VENV)/.host: constraints.txt
-	@test -d "$(COMFYUI_PATH)/comfy" || { echo "COMFYUI_PATH must name a checkout of ComfyUI"; exit 2; }
-	@test -x "$$(command -v "$(COMFYUI_PYTHON)")" || { echo "COMFYUI_PYTHON must name the Python that runs it"; exit 2; }
+$(VENV)/.host: constraints.txt | host-named
 	@mkdir -p $(VENV)
 	@$(COMFYUI_PYTHON) -m pip install --quiet --disable-pip-version-check --no-deps --target $(VENV)/host \
 		$$(grep -E '^(pytest|pluggy|iniconfig|packaging|Pygments)==' constraints.txt)
