@@ -49,7 +49,7 @@ def test_only_the_bridge_touches_the_host() -> None:
 
 
 def test_the_entry_point_is_one() -> None:
-    """ComfyUI ignores `comfy_entrypoint` beside NODE_CLASS_MAPPINGS, and serves scripts twice where `web` is set, too."""
+    """ComfyUI ignores `comfy_entrypoint` beside NODE_CLASS_MAPPINGS, and serves scripts twice where `web` is set."""
     names = {node.id for node in ast.walk(ast.parse((ROOT / "__init__.py").read_text())) if isinstance(node, ast.Name)}
     assert "WEB_DIRECTORY" in names and "NODE_CLASS_MAPPINGS" not in names
     assert "\nweb =" not in (ROOT / "pyproject.toml").read_text(encoding="utf-8")
