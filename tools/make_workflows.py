@@ -65,8 +65,10 @@ NOTES = {
     "*cfg_resolution_normalised* lets guidance strengthen what the nets say.\n\nModels go to `models/checkpoints` and "
     "`models/controlnet`.",
 }
-READY = "!!(window.app?.graph?._nodes.length && LiteGraph.registered_node_types.ApplyControlNet)"
+STARTED = "!!(window.app?.graph && LiteGraph.registered_node_types.ApplyControlNet)"
+READY = STARTED + " && !!app.graph._nodes.length"
 """The editor has opened its own first graph, which would otherwise come after ours."""
+NOT_FIRST_TIME = "fetch('/api/settings/Comfy.TutorialCompleted', { method: 'POST', body: 'true' }).then(() => true)"
 ARRANGE = """\
 (({ note: text, models: known }) => {
   const nodes = app.graph._nodes, depth = new Map();
@@ -134,10 +136,18 @@ async def main(server: str) -> None:
         print(f"workflows/{path.stem}.json and .jpg")
 
 
-async def editor_workflow(page: Page, server: str, name: str, workflow: Workflow) -> Image.Image:
-    """Write a workflow as the editor saves it; a picture of the graph."""
+async def open_editor(page: Page, server: str) -> None:
+    """Open the editor as for somebody who was there before, whom it does not welcome with a dialog."""
+    await page.open(server, 1600, 1000)
+    await page.until(STARTED)
+    await page.run(NOT_FIRST_TIME)
     await page.open(server, 1600, 1000)
     await page.until(READY)
+
+
+async def editor_workflow(page: Page, server: str, name: str, workflow: Workflow) -> Image.Image:
+    """Write a workflow as the editor saves it; a picture of the graph."""
+    await open_editor(page, server)
     await page.run(f"app.loadApiJson({json.dumps(workflow.nodes)}, {json.dumps(name)})")
     models = {file: {"name": file, "url": url, "directory": folder} for file, (url, folder) in MODELS.items()}
     await page.run(f"{ARRANGE.strip()}({json.dumps({'note': NOTES[name], 'models': models})})")

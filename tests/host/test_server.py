@@ -23,7 +23,7 @@ from PIL import Image
 
 from tests.host.named_files import write_named_files
 from tools.browser import new_page
-from tools.make_workflows import READY
+from tools.make_workflows import open_editor
 
 ROOT = Path(__file__).resolve().parents[2]
 COMFYUI = Path(os.environ["COMFYUI_PATH"])
@@ -200,8 +200,7 @@ def test_the_editor_queues_what_the_api_workflows_say(server: RunningServer) -> 
 
     async def prompts() -> tuple[dict[str, Any], list[str]]:
         async with new_page() as page:
-            await page.open(server.url, 1200, 800)
-            await page.until(READY)
+            await open_editor(page, server.url)
             made = {}
             for path in API:
                 graph = (ROOT / "workflows" / path.name).read_text(encoding="utf-8")
