@@ -61,4 +61,4 @@ class ApplyControlNet(io.ComfyNode):
         weights = read_weights(curve, block_weights)
         net = configured(control_net, weights, read_sides(side), cls.hidden.unique_id)
         stack = [(net, image, strength, start_percent, end_percent)]
-        return io.NodeOutput(*apply_stack((positive, negative), stack, vae))
+        return io.NodeOutput(*apply_stack((positive, negative), stack, vae, cls.hidden.unique_id))

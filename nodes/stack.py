@@ -64,5 +64,6 @@ class StackControlNets(io.ComfyNode):
         longer = [*read_stack(stack), (net, image, strength, start_percent, end_percent)]
         given = {"positive": positive, "negative": negative}
         there = {name: conditioning for name, conditioning in given.items() if conditioning is not None}
-        applied = dict(zip(there, apply_stack(list(there.values()), longer, vae), strict=True))
+        conditionings = apply_stack(list(there.values()), longer, vae, cls.hidden.unique_id)
+        applied = dict(zip(there, conditionings, strict=True))
         return io.NodeOutput(longer, *(applied.get(name) or blocked(cls, name) for name in given))

@@ -21,6 +21,7 @@ from .families import check_conditioning
 from .foreign import WeightedControl
 from .host_types import Conditioning, HostControlNet, HostStack, HostVae
 
+OURS = (CoreControlNet, WeightedControl)
 StackEntry = tuple[HostControlNet, Tensor, float, float, float]
 """A CONTROL_NET, its hints, strength, start and end: what extensions exchange as CONTROL_NET_STACK."""
 
@@ -50,7 +51,7 @@ def configured(net: HostControlNet, weights: Weights, sides: Sides | None, node_
 
 
 def apply_stack(
-    conditionings: Sequence[Conditioning], stack: Sequence[StackEntry], vae: HostVae = None
+    conditionings: Sequence[Conditioning], stack: Sequence[StackEntry], vae: HostVae, node_id: str | None
 ) -> list[Conditioning]:
     """Put nets behind those that the conditionings have already; nothing that was given is changed.
 
@@ -59,7 +60,8 @@ def apply_stack(
     Arguments:
         conditionings: Positive and negative, or what there is of them.
         stack: The nets in their order; one of strength 0 is left out.
-        vae: For nets that read latents.
+        vae: For nets that read latents, or None.
+        node_id: The node to show warnings on, of nets that are not ours.
 
     Raises:
         FamilyMismatchError: If a net does not fit a conditioning.
@@ -68,7 +70,8 @@ def apply_stack(
     for net, hints, strength, start, end in stack:
         check_application(strength, start, end)
         if strength:
-            conditionings = _applied(conditionings, net, hints, strength, (start, end), vae)
+            watched = net if isinstance(net, OURS) else WeightedControl(net.copy(), "flat", "both", node_id)
+            conditionings = _applied(conditionings, watched, hints, strength, (start, end), vae)
     return list(conditionings)
 
 

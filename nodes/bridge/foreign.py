@@ -104,6 +104,8 @@ class WeightedControl(comfy.controlnet.ControlBase):
         control = self.inner.get_control(*step) if any(acting) else None
         if control is None:
             return previous
+        if self.weights == "flat" and all(acting):
+            return added(previous, control)
         rows = torch.tensor(acting, device=x_noisy.device).repeat_interleave(len(x_noisy) // len(acting))
         return added(previous, self._weighted(control, x_noisy.shape[-2], rows))
 

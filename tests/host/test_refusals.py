@@ -155,12 +155,23 @@ def test_impossible_settings_are_refused(host: Host, settings: dict[str, object]
         ({"count": 3}, {}, {"count": 2}, "repeated in turn"),
     ],
 )
-@pytest.mark.parametrize("native", [False, True], ids=["our Apply node", "native Apply node"])
+@pytest.mark.parametrize(
+    ("native", "our_net"),
+    [(False, True), (True, True), (False, False)],
+    ids=["our Apply node", "native Apply node", "native net in our Apply node"],
+)
 def test_what_acts_otherwise_than_expected_is_said_on_the_node(
-    host: Host, options: dict[str, int], settings: dict[str, float], hints: dict[str, object], words: str, native: bool
+    host: Host,
+    options: dict[str, int],
+    settings: dict[str, float],
+    hints: dict[str, object],
+    words: str,
+    native: bool,
+    our_net: bool,
 ) -> None:
     drawing = Drawing("sd15", ours=True, size=(64, 64), **options)
-    apply = drawing.apply(drawing.net("a"), drawing.images(3, **hints), ours=not native, **settings)  # type: ignore[arg-type]
+    net = drawing.net("a", ours=our_net)
+    apply = drawing.apply(net, drawing.images(3, **hints), ours=not native, **settings)  # type: ignore[arg-type]
     sampler = drawing.sample()
     latents = host.run(drawing.graph)["latent"]["samples"]
     said = [(node, text) for node, text in host.server.texts if words in text]
@@ -172,6 +183,7 @@ def test_what_acts_otherwise_than_expected_is_said_on_the_node(
 def test_a_curve_without_meaning_is_said_on_the_node(host: Host) -> None:
     """A net of a diffusion transformer has no blocks of different resolution."""
     foreign = host.bridge("foreign")
+    host.server.texts.clear()
     net = foreign.WeightedControl(TransformerNet(), "cfg_resolution", "conditional", "7")
     net.pre_run(None, lambda percent: 1 - percent)
     for _ in range(2):
