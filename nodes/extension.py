@@ -7,12 +7,22 @@ from comfy_api.latest import ComfyExtension, io
 from .apply import ApplyControlNet
 from .bridge.folders import register_folders
 from .bridge.taken import watch_ids
+from .dataset import Dataset
 from .load import LoadControlNet
 from .shapes import ExampleShapes
 from .stack import StackControlNets
 from .tiny_base import TinyBase
+from .train import TrainControlNet
 
-NODES: list[type[io.ComfyNode]] = [LoadControlNet, ApplyControlNet, StackControlNets, TinyBase, ExampleShapes]
+NODES: list[type[io.ComfyNode]] = [
+    LoadControlNet,
+    ApplyControlNet,
+    StackControlNets,
+    TrainControlNet,
+    Dataset,
+    TinyBase,
+    ExampleShapes,
+]
 
 
 class ControlNetCoreExtension(ComfyExtension):

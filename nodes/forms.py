@@ -14,6 +14,9 @@ ControlNetStack = io.Custom("CONTROL_NET_STACK")
 """A list of (CONTROL_NET, IMAGE, strength, start, end), as several extensions exchange it."""
 
 CUSTOM = "custom"
+ControlNetDataset = io.Custom("CONTROL_NET_DATASET")
+"""What to learn from: a `TrainingData`."""
+
 OWN_SIDES = "curve's own"
 
 CURVE_TOOLTIP = """\

@@ -65,8 +65,12 @@ FOLDER_DATA = """\
 [data]
 kind = "folder"             # pictures of your own
 path = "photos"             # holds images/NAME.png, hints/NAME.png and
-                            # captions/NAME.txt, or a prompt.json as fill50k has
+                            # captions/NAME.txt, or prompt.json as fill50k has,
+                            # or metadata.jsonl as Hugging Face has
 # size = 512                # side in pixels (default: the base's own)
+hint = "files"              # or made of the pictures: "canny", "blur", "grey"
+canny = [0.1, 0.2]          # the two thresholds of "canny"
+blur = 8.0                  # of "blur": standard deviation in pixels
 """
 
 EPILOG = f"""\
@@ -123,28 +127,17 @@ def change(text: str) -> tuple[str, Any]:
 
 
 def opened(job: AnyJob) -> tuple[Base, PairDataset, ShownValidation | None]:
-    """Load the base and open the data of a job; shapes come with a validation on held-out scenes."""
+    """Load the base and open the data of a job."""
     import torch
 
-    from ..data.folder import FolderDataset
-    from ..data.pairs import ShapesDataset
-    from ..evaluation.following import ShapesValidation
-    from ..sampling.generate import SamplingSettings
-    from ..training.job import ShapesData
+    from ..training.opening import open_data, open_validation
     from ..weights.load_base import load_base
     from .device import chosen_device
 
-    data, evaluation = job.data, job.evaluation
     device = chosen_device(job.device)
     note(f"loading the base {job.base.path}")
     base = load_base(job.base.path, device=device, dtype=torch.float32, tokenizer=job.base.tokenizer)
-    size = data.size or base.family.image_size
-    if not isinstance(data, ShapesData):
-        return base, FolderDataset(data.path, size), None
-    dataset = ShapesDataset(data.count, size, data.seed, hint=data.hint)
-    held_out = ShapesDataset(evaluation.hints, size, data.seed, held_out=True, hint=data.hint)
-    sampling = SamplingSettings(evaluation.sampling_steps, evaluation.guidance, (size, size))
-    return base, dataset, ShapesValidation(base, held_out, sampling, evaluation.sides)
+    return base, open_data(job.data, base), open_validation(job.data, job.evaluation, base)
 
 
 def described(data: ShapesData | FolderData) -> str:

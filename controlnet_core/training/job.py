@@ -56,6 +56,9 @@ class FolderData(BaseModel):
         kind: "folder".
         path: The folder.
         size: Side of the pictures in pixels; None is the base's own.
+        hint: "files" reads the hints from the folder; "canny", "blur" and "grey" make them of the pictures.
+        canny: The lower and the upper threshold of "canny", as `canny_hint` takes them.
+        blur: The standard deviation of "blur" in pixels at the side of training.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -63,6 +66,9 @@ class FolderData(BaseModel):
     kind: Literal["folder"] = "folder"
     path: Path
     size: Size | None = None
+    hint: Literal["files", "canny", "blur", "grey"] = "files"
+    canny: tuple[float, float] = (0.1, 0.2)
+    blur: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 8.0
 
 
 DataSettings = TypeVar("DataSettings", bound=BaseModel)

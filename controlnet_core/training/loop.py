@@ -18,6 +18,7 @@ from ..data.pairs import PairDataset
 from ..errors import TrainingError
 from ..evaluation.following import Evaluation, Validation
 from ..model.controlnet import ControlNet
+from ..weights.load import load_controlnet
 from ..weights.save import save_controlnet
 from .draws import StepDraws
 from .ema import MovingAverage
@@ -195,6 +196,8 @@ def train(
         TrainingError: If the loss is not finite.
     """
     folder = RunFolder(run_path(settings, base, dataset))
+    if folder.net_path.exists():
+        return load_controlnet(folder.net_path, device=base.device)
     folder.write_json("settings.json", settings.model_dump(mode="json"))
     trainer = Trainer(settings, base, encode_pairs(base, dataset, settings.out / "cache", progress), dataset)
     log = RunLog(folder, trainer)
@@ -214,8 +217,14 @@ def train(
         log.save()
         raise
     net = trainer.averaged_net()
-    save_controlnet(net, folder.path / "controlnet.safetensors", metadata=trainer.provenance(dataset))
+    save_controlnet(net, folder.net_path, metadata=trainer.provenance(dataset) | _score(folder))
     return net
+
+
+def _score(folder: RunFolder) -> dict[str, str]:
+    """The last following score, for the net's file; nothing if none was measured."""
+    scores = [line["following"] for line in folder.metrics() if "following" in line]
+    return {"training.following": f"{scores[-1]:.4f}"} if scores else {}
 
 
 class RunLog:

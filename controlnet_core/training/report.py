@@ -109,11 +109,13 @@ def draw_report(data: ReportData) -> Image.Image:
     Raises:
         TensorShapeError: If hints, pictures and captions do not fit each other.
     """
-    expect(data.hints, "K 3 H W", "the hints", K=len(data.captions))
+    if data.captions:
+        expect(data.hints, "K 3 H W", "the hints", K=len(data.captions))
     for point in data.evaluations:
         expect(point.pictures, "K 3 h w", f"the pictures of step {point.step}", K=len(data.captions))
     charts = _side_by_side(_loss_chart(data), _following_chart(data))
-    return _stacked([_heading(data), charts, _samples(data)])
+    samples = [_samples(data)] if data.captions else []
+    return _stacked([_heading(data), charts, *samples])
 
 
 def chosen_evaluations(steps: Sequence[int], jump_step: int | None) -> list[int]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import nan
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 
 from ..evaluation.convergence import jump_step
@@ -30,7 +32,7 @@ class ShownValidation(Validation, Protocol):
 
 
 def write_run_report(folder: RunFolder, title: str, validation: ShownValidation | None) -> dict[str, Any]:
-    """Write `report.json` into a run's folder and, if following was measured, the picture `report.png`.
+    """Write `report.json` and the picture `report.png` into a run's folder.
 
     Arguments:
         folder: The run's folder; its metrics and samples are read.
@@ -64,31 +66,30 @@ def write_run_report(folder: RunFolder, title: str, validation: ShownValidation 
         "jump_step": None if validation is None else jump_step(scores, validation.without_control, validation.ceiling),
         "evaluations": evaluations,
     }
-    if validation is not None and evaluations:
-        losses = [(line["step"], line["loss"]) for line in metrics if "loss" in line]
-        write_report(_report_data(content, losses, folder, validation), folder.path)
+    losses = [(line["step"], line["loss"]) for line in metrics if "loss" in line]
+    write_report(_report_data(content, losses, folder, validation if evaluations else None), folder.path)
     folder.write_json(REPORT, content)
     return content
 
 
 def _report_data(
-    content: dict[str, Any], losses: Sequence[tuple[int, float]], folder: RunFolder, validation: ShownValidation
+    content: dict[str, Any], losses: Sequence[tuple[int, float]], folder: RunFolder, validation: ShownValidation | None
 ) -> ReportData:
-    """What the picture shows."""
+    """What the picture shows: without a validation, the loss alone."""
     points = [
         EvaluationPoint(one["step"], one["following"], one["colour"], one["shape"], folder.pictures(one["step"]))
         for one in content["evaluations"]
     ]
-    shown = len(points[-1].pictures)
+    shown = len(points[-1].pictures) if points else 0
     return ReportData(
         title=content["title"],
         losses=losses,
         evaluations=points,
-        hints=validation.hints[:shown].cpu(),
-        captions=validation.captions[:shown],
+        hints=torch.zeros(0, 3, 1, 1) if validation is None else validation.hints[:shown].cpu(),
+        captions=() if validation is None else validation.captions[:shown],
         jump_step=content["jump_step"],
-        ceiling=validation.ceiling,
-        without_control=validation.without_control,
+        ceiling=nan if validation is None else validation.ceiling,
+        without_control=nan if validation is None else validation.without_control,
         notes=_notes(content, folder.read_json("settings.json") or {}),
     )
 
@@ -98,9 +99,12 @@ def _notes(content: dict[str, Any], settings: dict[str, Any]) -> list[str]:
     minutes, seconds = divmod(round(content["seconds"]), 60)
     time = f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
     batch = f" of {settings['batch_size']} pairs" if "batch_size" in settings else ""
+    notes = [f"{content['steps']:,} steps{batch} in {time}, evaluations not counted"]
     following = content["following"]
+    if following["caption"] is None:
+        return notes
     return [
-        f"{content['steps']:,} steps{batch} in {time}, evaluations not counted",
+        *notes,
         f"following {following['caption']:.2f}, without control {following['without_control']:.2f}, "
         f"true images encoded and decoded {following['ceiling']:.2f}",
     ]

@@ -51,12 +51,16 @@ class RunFolder:
     Arguments:
         path: Where it is; it is made if need be.
 
+    Attributes:
+        net_path: The trained net, which is there once the run is finished.
+
     Raises:
         RunFolderError: If it cannot be written.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.net_path = path / "controlnet.safetensors"
         self.metrics_path = path / "metrics.jsonl"
         self.checkpoints_path = path / "checkpoints"
         self.samples_path = path / "samples"
@@ -64,7 +68,10 @@ class RunFolder:
 
     def write_json(self, name: str, content: Mapping[str, Any]) -> None:
         """Write a JSON file into the folder, whole or not at all."""
-        text = json.dumps(content, indent=2) + "\n"
+        self.write_text(name, json.dumps(content, indent=2) + "\n")
+
+    def write_text(self, name: str, text: str) -> None:
+        """Write a text file into the folder, whole or not at all."""
         self._written(lambda: replace_file(self.path / name, text.encode()))
 
     def read_json(self, name: str) -> dict[str, Any] | None:

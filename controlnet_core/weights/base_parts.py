@@ -33,6 +33,7 @@ TEXT_PLACES = (
     "cond_stage_model.model.",
     "conditioner.embedders.0.transformer.",
     "conditioner.embedders.0.model.",
+    "conditioner.embedders.1.transformer.",
     "conditioner.embedders.1.model.",
 )
 BESIDE_A_BASE = (
@@ -124,7 +125,16 @@ def load_base_parts(path: str | os.PathLike[str]) -> BaseParts:
     path = Path(path)
     if (path / "model_index.json").is_file():
         return _parts_in_folder(path)
-    file = open_tensor_file(path)
+    return base_parts_in_file(open_tensor_file(path))
+
+
+def base_parts_in_file(file: TensorFile) -> BaseParts:
+    """Find the models of a base in an LDM file and compare all its tensors with the key maps.
+
+    Raises:
+        CheckpointError: As `load_base_parts` does.
+    """
+    path = file.path
     found = find_parts(file)
     if found.autoencoder is None or found.lacking():
         do = "use a whole checkpoint, not one that was stripped to its UNet"

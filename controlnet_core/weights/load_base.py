@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from pathlib import Path
 from typing import TypeVar
@@ -12,16 +11,16 @@ import torch
 from torch import nn
 
 from ..base import Base
+from ..config import Family
 from ..model.autoencoder import Autoencoder
 from ..model.text_encoder import TextEncoder
 from ..model.unet import UNet
 from ..schedule import NoiseSchedule
 from ..tokenizer import PromptTokenizer, find_tokenizer
-from .base_parts import load_base_parts
+from .base_parts import BaseParts, load_base_parts
 from .part import Config, Part
 
 TINY_FOLDER = Path(__file__).parent.parent / "tiny"
-HASHED_BLOCK = 1 << 20
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -48,8 +47,33 @@ def load_base(
     if path == "tiny":
         path, tokenizer, dtype = TINY_FOLDER / "base.safetensors", TINY_FOLDER, dtype or torch.float32
     parts = load_base_parts(path)
-    family = parts.family
     folder = find_tokenizer(parts.path, None if tokenizer is None else Path(tokenizer))
+    return build_base(parts, folder, device=device, dtype=dtype)
+
+
+def build_base(
+    parts: BaseParts,
+    tokenizer: Path,
+    schedule: NoiseSchedule | None = None,
+    *,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+) -> Base:
+    """Build a base of models that were found.
+
+    Arguments:
+        parts: The models.
+        tokenizer: A folder with CLIP's vocab.json and merges.txt.
+        schedule: The noise schedule it was trained with; None is Stable Diffusion's own.
+        device: Where to put it; the CPU by default.
+        dtype: Its dtype; None keeps that of the parts.
+
+    Raises:
+        TokenizerError: If there is no tokenizer, or another one than the text encoders'.
+    """
+    family = parts.family
+    schedule = schedule or NoiseSchedule.scaled_linear()
+    tokenizers = tuple(PromptTokenizer(tokenizer, config) for config in family.text_encoders)
 
     def loaded(module: Module, part: Part[Config]) -> Module:
         module.load_state_dict(part.state_dict(device=device, dtype=dtype), assign=True)
@@ -57,26 +81,27 @@ def load_base(
         return module.eval()
 
     text_encoders = zip(family.text_encoders, parts.text_encoders, strict=True)
+    unet = loaded(UNet(family.unet, device="meta"), parts.unet)
+    autoencoder = loaded(Autoencoder(family.autoencoder, device="meta"), parts.autoencoder)
+    texts = tuple(loaded(TextEncoder(config, device="meta"), part) for config, part in text_encoders)
     return Base(
         family=family,
-        unet=loaded(UNet(family.unet, device="meta"), parts.unet),
-        autoencoder=loaded(Autoencoder(family.autoencoder, device="meta"), parts.autoencoder),
-        text_encoders=tuple(loaded(TextEncoder(config, device="meta"), part) for config, part in text_encoders),
-        tokenizers=tuple(PromptTokenizer(folder, config) for config in family.text_encoders),
-        schedule=NoiseSchedule.scaled_linear(),
+        unet=unet,
+        autoencoder=autoencoder,
+        text_encoders=texts,
+        tokenizers=tokenizers,
+        schedule=schedule,
         prediction=family.prediction,
-        fingerprint=_fingerprint(parts.path),
+        fingerprint=_fingerprint(family, schedule, (unet, autoencoder, *texts)),
     )
 
 
-def _fingerprint(path: Path) -> str:
-    """Hash the weights of a file, or of all files of a folder; the words in their headers have no say."""
-    digest = hashlib.blake2b(digest_size=16)
-    for file in [path] if path.is_file() else sorted(path.rglob("*.safetensors")):
-        with file.open("rb") as opened:
-            header = json.loads(opened.read(int.from_bytes(opened.read(8), "little")))
-            header.pop("__metadata__", None)
-            digest.update(json.dumps(header, sort_keys=True).encode())
-            while block := opened.read(HASHED_BLOCK):
-                digest.update(block)
+def _fingerprint(family: Family, schedule: NoiseSchedule, modules: tuple[nn.Module, ...]) -> str:
+    """Hash sizes, schedule and weights under our names: the same weights are the same base in files of any layout."""
+    digest = hashlib.blake2b(repr(family).encode(), digest_size=16)
+    digest.update(schedule.alphas_cumprod.numpy().data)
+    for module in modules:
+        for name, weight in sorted(module.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(weight.detach().to("cpu", torch.float32).contiguous().numpy().data)
     return digest.hexdigest()

@@ -78,7 +78,16 @@ def load_control_net(name: str) -> Loaded:
     Raises:
         CheckpointError: If there is no such file, it is damaged, or neither of the loaders knows what it is.
     """
-    path = controlnet_path(name)
+    return load_control_net_file(controlnet_path(name), name)
+
+
+def load_control_net_file(path: Path, name: str) -> Loaded:
+    """Load a net from a file; raises as `load_control_net` does.
+
+    Arguments:
+        path: The file.
+        name: What messages call it.
+    """
     file = _opened(path)
     if locate(file.shapes, "controlnet") is None:
         return _by_host(path, name, refusal(file.shapes, EXPECTED, str(path)))

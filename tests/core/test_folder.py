@@ -14,9 +14,10 @@ import pytest
 import torch
 from PIL import Image
 
-from controlnet_core.control.hint_image import load_image
+from controlnet_core.control.hint_image import canny_hint, load_image
 from controlnet_core.data.folder import DatasetWarning, FolderDataset
-from controlnet_core.errors import DatasetError
+from controlnet_core.data.made_hints import HintMaker, blur_hint
+from controlnet_core.errors import DatasetError, HintError
 
 NAMES = ["a b", "dots.v1.2", "z", "ünïcödé ☃"]
 Spoiler = Callable[[Path], None]
@@ -165,15 +166,15 @@ def misspelt(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("write", "spoil", "message"),
     [
-        (by_name, without("hints/a b.bmp", "images/z.png"), "2 unpaired files, such as .*images.a b.png; expected"),
-        (by_name, written("images/a b.jpg", b"x"), "both .*a b.jpg and .*a b.png; expected one file of each name"),
-        (by_name, misspelt, "without prompt.json, and without"),
-        (by_name, written("captions/z.txt", b"\xff\xfe\x00"), "captions.z.txt: .* expected a text in UTF-8"),
-        (by_list, without("source/z.png"), "1 missing files, such as .*source.z.png; expected every file that"),
-        (by_list, written("prompt.json", b"{"), "line 1 of .*prompt.json: .* expected one JSON object a line"),
-        (by_list, listed(source="source/z.png"), 'line 1 of .*prompt.json: .* expected {"source": "hint.png"'),
+        (by_name, without("hints/a b.bmp", "images/z.png"), r"\(2\): images/a b.png, hints/z.bmp; expected"),
+        (by_name, written("images/a b.jpg", b"x"), "both .*a b.jpg and images/a b.png; expected one file of each"),
+        (by_name, misspelt, "without prompt.json or metadata.jsonl, and without images and hints"),
+        (by_name, written("captions/z.txt", b"\xff\xfe\x00"), "captions/z.txt: .* expected a text in UTF-8"),
+        (by_list, without("source/z.png"), r"missing files \(1\): source/z.png; expected every file that"),
+        (by_list, written("prompt.json", b"{"), "line 1 of prompt.json: .* expected one JSON object a line"),
+        (by_list, listed(source="source/z.png"), 'line 1 of prompt.json: .* expected {"target": "picture'),
         (by_list, listed(source="source/z.png", target="target/z.png", prompt=3), '"prompt": 3'),
-        (by_list, written("prompt.json", b"\n\n"), "no pair in"),
+        (by_list, written("prompt.json", b"\n\n"), "no pair; expected at least 1 picture"),
     ],
 )
 def test_faults_are_named_at_construction(
@@ -188,10 +189,10 @@ def test_faults_are_named_at_construction(
 @pytest.mark.parametrize(
     ("name", "size", "message"),
     [
-        ("nowhere", None, "no folder .*nowhere"),
-        ("images/z.png", None, "no folder .*z.png"),
+        ("nowhere", None, "nowhere: no such folder"),
+        ("images/z.png", None, "z.png: no such folder"),
         (".", 20, "size 20; expected a multiple of 8 pixels"),
-        ("images", 64, "images without prompt.json"),
+        ("images", 64, "images: without prompt.json"),
     ],
 )
 def test_impossible_arguments_are_named(tmp_path: Path, name: str, size: int | None, message: str) -> None:
@@ -240,3 +241,60 @@ def test_the_fingerprint_names_the_content(tmp_path: Path) -> None:
         change(folder)
         seen.add(FolderDataset(folder, 64).fingerprint)
     assert len(seen) == 3 + len(changes)
+
+
+def directly(folder: Path) -> Path:
+    for seed, name in enumerate(NAMES):
+        pixels(seed).save(folder / f"{name}.png")
+        (folder / f"{name}.txt").write_text(WORDS[name], encoding="utf-8")
+    return folder
+
+
+def listed_without_hints(folder: Path) -> Path:
+    lines = [json.dumps({"file_name": f"{name}.png", "text": WORDS[name]}) for name in NAMES]
+    (directly(folder) / "metadata.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    return folder
+
+
+@pytest.mark.parametrize("write", [by_name, by_list, directly, listed_without_hints])
+def test_made_hints_need_no_files_of_hints(tmp_path: Path, write: Callable[[Path], Path]) -> None:
+    dataset = FolderDataset(write(tmp_path), 32, "grey")
+    assert [dataset[index].caption for index in range(len(dataset))] == [WORDS[name] for name in NAMES]
+    for pair in (dataset[0], dataset[3]):
+        luma = (0.299 * pair.image[0] + 0.587 * pair.image[1] + 0.114 * pair.image[2]).expand(3, -1, -1)
+        assert difference(pair.hint, luma) < 1e-6
+    assert torch.equal(dataset.hints([3, 0]), torch.stack([dataset[3].hint, dataset[0].hint]))
+
+
+def test_made_edges_are_those_of_the_resized_picture(tmp_path: Path) -> None:
+    pair = FolderDataset(directly(tmp_path), 32, "canny", canny=(0.01, 0.3))[0]
+    assert pair.hint.any() and torch.equal(pair.hint, canny_hint(pair.image[None], 0.01, 0.3)[0])
+
+
+@pytest.mark.parametrize("deviation", [0.5, 2.0, 30.0])
+def test_a_blur_is_a_gaussian_of_its_deviation(deviation: float) -> None:
+    image = torch.zeros(1, 3, 201, 7)
+    image[:, 1, 100] = 1
+    profile = blur_hint(image, deviation)[0, 1, :, 3]
+    distances = torch.arange(-100, 101)
+    expected = torch.exp(-((distances / deviation) ** 2) / 2)
+    inside = (distances.abs() <= 3 * deviation).float()
+    assert difference(profile, expected * inside / (expected * inside).sum()) < 1e-3
+    flat = torch.full((1, 3, 16, 24), 0.7)
+    assert difference(blur_hint(flat, deviation), flat) < 1e-6
+
+
+def test_the_fingerprint_names_how_hints_are_made(tmp_path: Path) -> None:
+    folder, makers = by_name(tmp_path), [HintMaker("grey"), HintMaker("canny"), HintMaker("blur")]
+    makers += [HintMaker("canny", (0.1, 0.3)), HintMaker("blur", blur=9)]
+    prints = [FolderDataset(folder, 64, maker.kind, maker.canny, maker.blur).fingerprint for maker in makers]
+    assert len({FolderDataset(folder, 64).fingerprint, *prints}) == 6
+    assert FolderDataset(folder, 64, "grey", (0.3, 0.4), 1).fingerprint == prints[0]
+    os.utime(folder / "hints" / "z.bmp", ns=(0, 1))
+    assert FolderDataset(folder, 64, "grey").fingerprint == prints[0]
+
+
+@pytest.mark.parametrize("maker", [HintMaker("canny", (0.2, 0.1)), HintMaker("blur", blur=float("nan"))])
+def test_hints_that_cannot_be_made_are_named_at_construction(tmp_path: Path, maker: HintMaker) -> None:
+    with pytest.raises(HintError, match="above 0"):
+        FolderDataset(directly(tmp_path), 64, maker.kind, maker.canny, maker.blur)

@@ -58,11 +58,11 @@ def test_the_report_holds_the_numbers_that_matter(folder: RunFolder) -> None:
         }
 
 
-def test_a_run_that_was_not_measured_has_numbers_and_no_picture(tmp_path: Path) -> None:
+def test_a_run_that_was_not_measured_has_numbers_and_a_picture_of_its_loss(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     folder.log({"step": 1, "session": 1, "loss": 0.5, "seconds": 2.0})
     report = write_run_report(folder, "A run", None)
     assert report["following"] == {"caption": None, "without_control": None, "ceiling": None}
     assert (report["steps"], report["seconds"], report["jump_step"], report["evaluations"]) == (1, 2.0, None, [])
     assert json.loads((tmp_path / "report.json").read_text()) == report
-    assert not (tmp_path / "report.png").exists()
+    assert (tmp_path / "report.png").exists()

@@ -51,8 +51,9 @@ class ComfyNode:
 class NodeOutput:
     """What a node gives."""
 
-    def __init__(self, *values: HostObject) -> None:
+    def __init__(self, *values: HostObject, ui: HostObject = None) -> None:
         self.args = values
+        self.ui = ui
 
 
 class ControlBase:
@@ -184,12 +185,15 @@ class FakePromptServer:
 
 def form_sockets() -> SimpleNamespace:
     """The kinds of inputs and outputs."""
-    kinds = ["Conditioning", "ControlNet", "Image", "Vae", "Model", "Clip", "String", "Float", "Int", "Combo"]
+    kinds = ["Conditioning", "ControlNet", "Image", "Vae", "Model", "Clip", "LossMap"]
+    kinds += ["String", "Float", "Int", "Combo"]
     named = {kind: SimpleNamespace(Input=Socket, Output=Socket) for kind in kinds}
     custom = lambda kind: SimpleNamespace(Input=Socket, Output=Socket)  # noqa: E731 - as short as it is
     hidden = SimpleNamespace(unique_id="unique_id")
+    dynamic = SimpleNamespace(Input=Socket, Option=lambda key, inputs: SimpleNamespace(key=key, inputs=inputs))
+    named["DynamicCombo"] = dynamic
     return SimpleNamespace(
-        Schema=Schema, ComfyNode=ComfyNode, NodeOutput=NodeOutput, Custom=custom, Hidden=hidden, **named
+        Input=Socket, Schema=Schema, ComfyNode=ComfyNode, NodeOutput=NodeOutput, Custom=custom, Hidden=hidden, **named
     )
 
 
@@ -211,7 +215,7 @@ def install(folder: Path) -> FakePromptServer:
     modules: dict[str, Values] = {
         "comfyui_version": {"__version__": "0.33.0"},
         "comfy_api": {},
-        "comfy_api.latest": {"ComfyExtension": object, "io": form_sockets()},
+        "comfy_api.latest": {"ComfyExtension": object, "io": form_sockets(), "ui": Mock()},
         "comfy_execution": {},
         "comfy_execution.graph_utils": {"ExecutionBlocker": ExecutionBlocker},
         "comfy_execution.utils": {"get_executing_context": lambda: SimpleNamespace(node_id="9")},
@@ -222,6 +226,8 @@ def install(folder: Path) -> FakePromptServer:
             "get_full_path": find,
             "get_folder_paths": lambda kind: list(map(str, folders)),
             "get_output_directory": lambda: str(folder / "output"),
+            "get_input_directory": lambda: str(folder / "input"),
+            "folder_names_and_paths": {},
         },
         "comfy": {},
         "comfy.controlnet": {"ControlBase": ControlBase, "load_controlnet": lambda path: None},
@@ -233,14 +239,18 @@ def install(folder: Path) -> FakePromptServer:
             "unet_offload_device": lambda: cpu,
             "unet_dtype": lambda **_: torch.float32,
             "unet_manual_cast": lambda dtype, device, supported=None: None,
+            "throw_exception_if_processing_interrupted": lambda: None,
         },
         "comfy.model_patcher": {"CoreModelPatcher": Patcher, "ModelPatcher": Patcher},
         "comfy.ops": {"pick_operations": lambda *_, **__: nn},
         "comfy.utils": {
             "common_upscale": common_upscale,
             "load_torch_file": lambda path, safe_load=True: load_file(path),
+            "ProgressBar": Mock,
         },
+        "comfy.lora": {},
         "comfy.model_detection": {},
+        "comfy.model_sampling": {},
         "comfy.sd": {},
         "comfy.sd1_clip": dict.fromkeys(("SDTokenizer", "SD1Tokenizer", "SDClipModel", "SD1ClipModel"), object),
         "comfy.supported_models": {"SD15": object},

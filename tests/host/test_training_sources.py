@@ -1,0 +1,306 @@
+"""What is trained on: models of every kind that ComfyUI holds, and folders in every kind of disorder."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+import folder_paths
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from torch import Tensor
+
+from controlnet_core.config import FAMILIES
+from controlnet_core.model.autoencoder import Autoencoder
+from controlnet_core.model.text_encoder import TextEncoder
+from controlnet_core.model.unet import UNet
+from controlnet_core.weights import ldm_keys
+from controlnet_core.weights.text_keys import transformers_keymap
+from tests.host.graphs import Link
+from tests.host.host import Graph, GraphError, Host, largest_difference, recorded_forwards
+from tests.host.models import FAMILIES as REDUCED
+from tests.host.training import Training
+from tests.support.reduced import randomised
+
+RANK = 4
+LORA_STRENGTH = 0.7
+PICTURE = (64, 64)
+
+
+def reduced_checkpoint(path: Path) -> dict[str, Tensor]:
+    """Write a random SD1.5 in half precision whose UNet is reduced."""
+    unet = randomised(UNet(REDUCED["sd15"]), seed=3)
+    tensors = dict(ldm_keys.unet_keymap(REDUCED["sd15"]).prefixed(ldm_keys.UNET_PREFIX).to_theirs(unet.state_dict()))
+    config = FAMILIES["SD1.5"].text_encoders[0]
+    text = randomised(TextEncoder(config), seed=4)
+    tensors |= dict(transformers_keymap(config).prefixed("cond_stage_model.transformer.").to_theirs(text.state_dict()))
+    pictures = FAMILIES["SD1.5"].autoencoder
+    autoencoder = randomised(Autoencoder(pictures), seed=5)
+    keymap = ldm_keys.autoencoder_keymap(pictures).prefixed(ldm_keys.AUTOENCODER_PREFIX)
+    tensors |= dict(keymap.to_theirs(autoencoder.state_dict()))
+    halves = {key: tensor.half().contiguous() for key, tensor in tensors.items()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file(halves, path)
+    return halves
+
+
+def lora(path: Path, shape: tuple[int, int], key: str) -> Tensor:
+    """Write a LoRA on one layer; what it adds at strength 1."""
+    generator = torch.Generator().manual_seed(5)
+    up, down = (torch.randn(size, generator=generator) * 0.1 for size in ((shape[0], RANK), (RANK, shape[1])))
+    name = f"lora_unet_{key}"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    alpha = torch.tensor(float(RANK))
+    save_file({f"{name}.lora_up.weight": up, f"{name}.lora_down.weight": down, f"{name}.alpha": alpha}, path)
+    return up @ down
+
+
+@pytest.fixture(scope="module")
+def sd15(host: Host, models: object, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Tensor], Tensor]:
+    """A reduced SD1.5 and a LoRA for it, in ComfyUI's folders; its tensors, and what the LoRA adds."""
+    folder = tmp_path_factory.mktemp("sd15")
+    for kind in ("checkpoints", "loras"):
+        folder_paths.add_model_folder_path(kind, str(folder / kind), is_default=True)
+    tensors = reduced_checkpoint(folder / "checkpoints" / "reduced_sd15.safetensors")
+    added = lora(folder / "loras" / "one.safetensors", (320, 320), "input_blocks_1_1_transformer_blocks_0_attn1_to_q")
+    return tensors, added
+
+
+def sources(graph: Graph) -> list[Link]:
+    """Load the reduced SD1.5 with its LoRA."""
+    graph["90"] = {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": "reduced_sd15.safetensors"}}
+    graph["91"] = {
+        "class_type": "LoraLoader",
+        "inputs": {
+            "model": ["90", 0],
+            "clip": ["90", 1],
+            "lora_name": "one.safetensors",
+            "strength_model": LORA_STRENGTH,
+            "strength_clip": LORA_STRENGTH,
+        },
+    }
+    return [["91", 0], ["91", 1], ["90", 2]]
+
+
+@pytest.fixture
+def folder(host: Host) -> Iterator[Path]:
+    """A folder that the dataset node lists."""
+    path = Path(folder_paths.get_input_directory()) / "pairs"
+    path.mkdir()
+    yield path
+    shutil.rmtree(path)
+    host.executor.reset()
+
+
+def write_pairs(folder: Path, count: int = 6, size: tuple[int, int] = PICTURE) -> None:
+    """Write a sound dataset."""
+    for kind in ("images", "hints", "captions"):
+        (folder / kind).mkdir(parents=True, exist_ok=True)
+    for number in range(count):
+        shade = (40 * number % 256, 100, 200)
+        Image.new("RGB", size, shade).save(folder / "images" / f"{number}.png")
+        Image.new("RGB", size, shade[::-1]).save(folder / "hints" / f"{number}.png")
+        (folder / "captions" / f"{number}.txt").write_text(f"picture {number}")
+
+
+def test_a_net_is_trained_on_the_base_with_its_lora(
+    host: Host, sd15: tuple[dict[str, Tensor], Tensor], folder: Path
+) -> None:
+    tensors, added = sd15
+    write_pairs(folder)
+    data = {"source": "folder", "source.folder": "input/pairs", "source.hint": "files", "source.size": 64}
+    training = Training(None, data, steps=2, batch_size=2)
+    training.graph[training.node]["inputs"] |= dict(
+        zip(("model", "clip", "vae"), sources(training.graph), strict=True)
+    )
+    training.capture("model", ["91", 0])
+    training.capture("clip", ["91", 1])
+    training.capture("vae", ["90", 2])
+    given = host.run(training.graph)
+    base = host.bridge("weights_out").base_of(given["model"], given["clip"], given["vae"])
+    key = "model.diffusion_model.input_blocks.1.1.transformer_blocks.0.attn1.to_q.weight"
+    merged = base.unet.encoder.stages[0].blocks[0].attention.blocks[0].attention1.query.weight
+    expected = tensors[key].float() + LORA_STRENGTH * added
+    assert largest_difference(merged, expected) <= 1e-6
+    assert largest_difference(merged, tensors[key].float()) > 1e-3
+    other = base.unet.encoder.stages[0].blocks[0].attention.blocks[0].attention1.key.weight
+    assert torch.equal(other, tensors[key.replace("to_q", "to_k")].float())
+    net = given["control_net"].net
+    copied = net.encoder.stages[0].blocks[0].attention.blocks[0].attention1.query.weight
+    moved = (copied.float() - expected).abs().max().item()
+    print(f"\nthe copied encoder is {moved:.1e} from the merged base after two steps")
+    assert moved < 5e-3 < (tensors[key].float() - expected).abs().max().item()
+    assert "is in no one file" in given["settings"]
+
+
+@pytest.mark.usefixtures("sd15")
+def test_the_native_loader_reads_a_trained_net(host: Host, folder: Path) -> None:
+    write_pairs(folder)
+    data = {"source": "folder", "source.folder": "input/pairs", "source.hint": "files", "source.size": 64}
+    training = Training(None, data, steps=3, batch_size=2, learning_rate=1e-3)
+    links = sources(training.graph)
+    training.graph[training.node]["inputs"] |= dict(zip(("model", "clip", "vae"), links, strict=True))
+    path = Path(host.run(training.graph)["path"])
+    residuals = []
+    for loader, apply in (("LoadControlNet", "ApplyControlNet"), ("ControlNetLoader", "ControlNetApplyAdvanced")):
+        drawing = Training()
+        drawing.graph.clear()
+        model, clip, _ = sources(drawing.graph)
+        text = [drawing.add("CLIPTextEncode", text="a picture", clip=clip), 0]
+        images = [drawing.add("RandomImages", seed=3, width=64, height=64, count=1), 0]
+        net = [drawing.add(loader, control_net_name=path.name), 0]
+        applied = drawing.add(
+            apply, positive=text, negative=text, control_net=net, image=images, strength=1.0, start_percent=0.0,
+            end_percent=1.0,
+        )  # fmt: skip
+        latent = [drawing.add("EmptyLatentImage", width=64, height=64, batch_size=1), 0]
+        sampler = drawing.add(
+            "KSampler", model=model, positive=[applied, 0], negative=[applied, 1], latent_image=latent, seed=1, steps=1,
+            cfg=3.0, sampler_name="euler", scheduler="normal", denoise=1.0,
+        )  # fmt: skip
+        drawing.capture("latent", [sampler, 0])
+        with recorded_forwards() as forwards:
+            host.run(drawing.graph)
+        residuals.append(forwards[0].residuals)
+    ours, native = residuals
+    found = max(map(largest_difference, ours, native))
+    print(f"\nresiduals {found:.1e}")
+    assert len(ours) == len(native) > 0 and found <= 1e-4
+    assert max(one.abs().max().item() for one in ours) > 0
+
+
+def files(*folders: Path) -> list[Path]:
+    """All files of some folders."""
+    return [path for folder in folders for path in folder.iterdir()]
+
+
+def remove(paths: Iterable[Path]) -> None:
+    """Remove files and folders."""
+    for path in paths:
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def draw(paths: Iterable[Path], size: tuple[int, int], mode: str = "RGB") -> None:
+    """Write black pictures."""
+    for path in paths:
+        Image.new(mode, size).save(path)
+
+
+def rename(paths: Iterable[Path], name: str) -> None:
+    """Rename files in their folders."""
+    for path in paths:
+        path.rename(path.with_name(name))
+
+
+def spoil(name: str, folder: Path) -> None:
+    """Write a dataset with one thing wrong or odd."""
+    write_pairs(folder)
+    images, hints, captions = (folder / kind for kind in ("images", "hints", "captions"))
+    second, listed = [images / "1.png", hints / "1.png"], folder / "prompt.json"
+    outside = '{"source": "../../a.png", "target": "images/1.png"}'
+    changes: dict[str, Callable[[], object]] = {
+        "empty": lambda: remove([images, hints, captions]),
+        "no pictures": lambda: remove(files(images, hints)),
+        "no hints folder": lambda: remove([hints]),
+        "unpaired picture": lambda: remove([hints / "3.png"]),
+        "unpaired hint": lambda: remove([images / "3.png"]),
+        "unreadable": lambda: (images / "2.png").write_bytes(b"no picture"),
+        "cut short": lambda: (hints / "2.png").write_bytes((hints / "2.png").read_bytes()[:60]),
+        "empty file": lambda: (images / "2.png").write_bytes(b""),
+        "a web page": lambda: (images / "2.png").write_text("<html>not found</html>"),
+        "other aspect": lambda: draw([hints / "1.png"], (64, 32)),
+        "two of one name": lambda: draw([images / "1.jpg"], PICTURE),
+        "caption in latin-1": lambda: (captions / "1.txt").write_bytes("café".encode("latin-1")),
+        "broken list": lambda: listed.write_text('{"source": "hints/1.png", "tar'),
+        "list of missing files": lambda: listed.write_text('{"source": "a.png", "target": "b.png"}'),
+        "list that leaves the folder": lambda: listed.write_text(outside),
+        "one pair": lambda: remove(path for path in files(images, hints) if path.stem != "1"),
+        "missing captions": lambda: remove([captions]),
+        "small pictures": lambda: draw(files(images, hints), (16, 16)),
+        "huge picture": lambda: draw(second, (9000, 9000), "1"),
+        "strange names": lambda: rename(second, "a ü 円 🙂.x.png"),
+    }
+    changes[name]()
+
+
+ERRORS = {
+    "empty": "neither|without|no pair",
+    "no pictures": "no pair",
+    "no hints folder": "hints",
+    "unpaired picture": "3.png",
+    "unpaired hint": "3.png",
+    "unreadable": "2.png",
+    "cut short": "2.png",
+    "empty file": "2.png",
+    "a web page": "2.png",
+    "other aspect": "1.png",
+    "two of one name": "1.jpg",
+    "caption in latin-1": "1.txt",
+    "broken list": "line 1",
+    "list of missing files": "b.png",
+    "list that leaves the folder": "line 1",
+}
+WARNINGS = {
+    "one pair": "1 pair",
+    "missing captions": "caption",
+    "small pictures": "enlarged|smaller",
+    "huge picture": "pixels",
+    "strange names": "6 pairs",
+}
+
+
+def look(folder: Path) -> Graph:
+    """A graph that looks at a folder."""
+    inputs = {"source": "folder", "source.folder": "input/pairs", "source.hint": "files", "source.size": 64}
+    return {
+        "1": {"class_type": "ControlNetCoreDataset", "inputs": inputs},
+        "2": {"class_type": "Capture", "inputs": {"name": "report", "value": ["1", 2]}},
+        "3": {"class_type": "Capture", "inputs": {"name": "preview", "value": ["1", 1]}},
+    }
+
+
+@pytest.mark.parametrize("name", ERRORS)
+def test_broken_data_is_told_before_any_training(host: Host, folder: Path, name: str) -> None:
+    spoil(name, folder)
+    with pytest.raises(GraphError, match=ERRORS[name]) as raised:
+        host.run(look(folder))
+    print(f"\n{name}:\n{raised.value}")
+    assert any("Problems" in text for _, text in host.server.texts)
+
+
+@pytest.mark.parametrize("name", WARNINGS)
+def test_odd_data_is_reported(host: Host, folder: Path, name: str) -> None:
+    spoil(name, folder)
+    given = host.run(look(folder))
+    print(f"\n{name}:\n{given['report']}")
+    assert re.search(WARNINGS[name], given["report"])
+    assert given["preview"].ndim == 4
+
+
+def test_a_changed_file_is_noticed(host: Host, folder: Path) -> None:
+    write_pairs(folder)
+    first = host.run(look(folder))["report"]
+    for kind in ("images", "hints"):
+        Image.new("RGB", PICTURE).save(folder / kind / "new.png")
+    assert host.run(look(folder))["report"] != first
+
+
+def test_pictures_of_the_graph_are_trained_on(host: Host) -> None:
+    training = Training()
+    shapes = training.add("ControlNetCoreShapes", seed=1, count=4, hint="outline")
+    training.graph["2"]["inputs"] = {
+        "source": "images",
+        "source.images": [shapes, 1],
+        "source.hints": [shapes, 0],
+        "source.captions": "a shape",
+        "source.hint": "images",
+    }
+    given = host.run(training.graph)
+    assert "came from the graph" in given["settings"] and Path(given["path"]).is_file()
+    training.graph["2"]["inputs"] |= {"source.hint": "canny", "source.captions": "a\nb"}
+    with pytest.raises(GraphError, match="2 captions for 4 pictures"):
+        host.run(training.graph)
