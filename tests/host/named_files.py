@@ -43,11 +43,14 @@ def write_named_files(models: Path) -> None:
 
 
 def checkpoint(family: str, real: Family) -> dict[str, Tensor]:
-    """A reduced UNet, real text encoders, and the smallest autoencoder that ComfyUI reads."""
+    """A reduced UNet and real text encoders; for SD1.5 an autoencoder of its kind, else the smallest that there is."""
     unet = ldm_keys.unet_keymap(FAMILIES[family]).prefixed(ldm_keys.UNET_PREFIX)
     tensors = {key: one.half() for key, one in unet.to_theirs(random_unet(family).state_dict()).items()}
     for keymap in text_keymaps(real):
         tensors |= random_tensors(keymap.file_shapes.items())
+    if family == "sd15":
+        autoencoder = ldm_keys.autoencoder_keymap(real.autoencoder).prefixed(ldm_keys.AUTOENCODER_PREFIX)
+        return tensors | random_tensors(autoencoder.file_shapes.items())
     vae = TAESD(latent_channels=4)
     return {**tensors, **{f"first_stage_model.{key}": tensor for key, tensor in vae.state_dict().items()}}
 

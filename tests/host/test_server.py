@@ -22,16 +22,27 @@ import pytest
 from PIL import Image
 
 from tests.host.named_files import write_named_files
+from tests.host.training import write_pairs
 from tools.browser import new_page
 from tools.make_workflows import open_editor
 
 ROOT = Path(__file__).resolve().parents[2]
 COMFYUI = Path(os.environ["COMFYUI_PATH"])
 API = sorted((ROOT / "workflows" / "api").glob("*.json"))
-NODES = ("LoadControlNet", "ApplyControlNet", "StackControlNets", "ControlNetCoreTinyBase", "ControlNetCoreShapes")
+NODES = (
+    "LoadControlNet",
+    "ApplyControlNet",
+    "StackControlNets",
+    "TrainControlNet",
+    "ControlNetCoreDataset",
+    "ControlNetCoreTinyBase",
+    "ControlNetCoreShapes",
+)
 SMALLER = {
     "sd15_apply": ("Draw.steps=2", "Size and number.width=128", "Size and number.height=192"),
     "sd15_stack": ("Draw.steps=2", "Size and number.width=128", "Size and number.height=128"),
+    "tiny_train": ("Train.steps=4", "Train.evaluation_every=2", "Pairs to learn from.source.count=48"),
+    "sd15_train": ("Train.steps=1", "Train.batch_size=1", "Pairs to learn from.source.size=64"),
     "sdxl_apply": ("Draw.steps=2", "Size and number.width=128", "Size and number.height=128"),
 }
 """What is changed so that a CPU runs the reduced models to their end in seconds."""
@@ -116,6 +127,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
     """A server with models under the names that the saved workflows ask for."""
     folder = tmp_path_factory.mktemp("server")
     write_named_files(folder / "models")
+    write_pairs(folder / "input" / "fill50k")
     running = start_server(folder)
     yield running
     running.process.kill()
@@ -192,7 +204,8 @@ def test_every_saved_workflow_runs_to_its_end(server: RunningServer, path: Path)
         with Image.open(one["path"]) as picture:
             assert picture.size[0] >= 128
     reports = [one["text"] for one in result["texts"] if "read by" in one["text"]]
-    assert reports and all("read by ControlNet Core" in report for report in reports)
+    assert all("read by ControlNet Core" in report for report in reports)
+    assert bool(reports) != path.stem.endswith("_train")
 
 
 def test_the_editor_queues_what_the_api_workflows_say(server: RunningServer) -> None:

@@ -23,12 +23,11 @@ from controlnet_core.weights.text_keys import transformers_keymap
 from tests.host.graphs import Link
 from tests.host.host import Graph, GraphError, Host, largest_difference, recorded_forwards
 from tests.host.models import FAMILIES as REDUCED
-from tests.host.training import Training
+from tests.host.training import PICTURE, Training, write_pairs
 from tests.support.reduced import randomised
 
 RANK = 4
 LORA_STRENGTH = 0.7
-PICTURE = (64, 64)
 
 
 def reduced_checkpoint(path: Path) -> dict[str, Tensor]:
@@ -96,17 +95,6 @@ def folder(host: Host) -> Iterator[Path]:
     host.executor.reset()
 
 
-def write_pairs(folder: Path, count: int = 6, size: tuple[int, int] = PICTURE) -> None:
-    """Write a sound dataset."""
-    for kind in ("images", "hints", "captions"):
-        (folder / kind).mkdir(parents=True, exist_ok=True)
-    for number in range(count):
-        shade = (40 * number % 256, 100, 200)
-        Image.new("RGB", size, shade).save(folder / "images" / f"{number}.png")
-        Image.new("RGB", size, shade[::-1]).save(folder / "hints" / f"{number}.png")
-        (folder / "captions" / f"{number}.txt").write_text(f"picture {number}")
-
-
 def test_a_net_is_trained_on_the_base_with_its_lora(
     host: Host, sd15: tuple[dict[str, Tensor], Tensor], folder: Path
 ) -> None:
@@ -123,14 +111,14 @@ def test_a_net_is_trained_on_the_base_with_its_lora(
     given = host.run(training.graph)
     base = host.bridge("weights_out").base_of(given["model"], given["clip"], given["vae"])
     key = "model.diffusion_model.input_blocks.1.1.transformer_blocks.0.attn1.to_q.weight"
-    merged = base.unet.encoder.stages[0].blocks[0].attention.blocks[0].attention1.query.weight
+    merged = base.unet.encoder.stages[0].blocks[0].attention.blocks[0].self_attention.query.weight
     expected = tensors[key].float() + LORA_STRENGTH * added
     assert largest_difference(merged, expected) <= 1e-6
     assert largest_difference(merged, tensors[key].float()) > 1e-3
-    other = base.unet.encoder.stages[0].blocks[0].attention.blocks[0].attention1.key.weight
+    other = base.unet.encoder.stages[0].blocks[0].attention.blocks[0].self_attention.key.weight
     assert torch.equal(other, tensors[key.replace("to_q", "to_k")].float())
     net = given["control_net"].net
-    copied = net.encoder.stages[0].blocks[0].attention.blocks[0].attention1.query.weight
+    copied = net.encoder.stages[0].blocks[0].attention.blocks[0].self_attention.query.weight
     moved = (copied.float() - expected).abs().max().item()
     print(f"\nthe copied encoder is {moved:.1e} from the merged base after two steps")
     assert moved < 5e-3 < (tensors[key].float() - expected).abs().max().item()

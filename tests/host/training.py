@@ -5,12 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
 from tests.host.graphs import Builder, Link
 
+PICTURE = (64, 64)
+"""Width and height of the pictures in pixels."""
 SETTINGS: dict[str, Any] = {
     "steps": 6,
     "batch_size": 4,
@@ -74,3 +77,14 @@ def metadata(path: str | Path) -> dict[str, str]:
     """The words stored in a net's file."""
     with safe_open(path, framework="pt") as file:
         return dict(file.metadata())
+
+
+def write_pairs(folder: Path, count: int = 6, size: tuple[int, int] = PICTURE) -> None:
+    """Write a sound dataset."""
+    for kind in ("images", "hints", "captions"):
+        (folder / kind).mkdir(parents=True, exist_ok=True)
+    for number in range(count):
+        shade = (40 * number % 256, 100, 200)
+        Image.new("RGB", size, shade).save(folder / "images" / f"{number}.png")
+        Image.new("RGB", size, shade[::-1]).save(folder / "hints" / f"{number}.png")
+        (folder / "captions" / f"{number}.txt").write_text(f"picture {number}")
