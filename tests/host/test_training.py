@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import json
+import resource
 import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -186,3 +188,16 @@ def test_the_graphs_own_models_are_untouched(host: Host) -> None:
 def test_wrong_settings_are_told(host: Host, change: str, message: str) -> None:
     with pytest.raises(GraphError, match=message):
         host.run(Training(settings_toml=change).graph)
+
+
+@pytest.mark.usefixtures("fresh")
+def test_five_runs_leave_the_memory_as_the_first_did(host: Host) -> None:
+    def after_a_run(seed: int) -> int:
+        host.run(Training(seed=seed, steps=3).graph)
+        host.executor.reset()
+        gc.collect()
+        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+    held = [after_a_run(seed) for seed in range(5)]
+    print("\nMiB behind each run: " + ", ".join(f"{one / 2**20:.0f}" for one in held))
+    assert held[-1] <= 1.05 * held[0]
