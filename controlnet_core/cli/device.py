@@ -24,10 +24,13 @@ def chosen_device(name: str) -> torch.device:
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        return torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError, NotImplementedError) as error:  # the second from a torch built without CUDA
+        one = torch.ones(1, device=name)
+        one.item()  # the device "meta" holds no numbers
+    # torch has no such device; it was built without CUDA; a module for this kind of device is not installed
+    except (RuntimeError, AssertionError, ImportError) as error:
         raise SettingError(
             found=f"device = {name!r} ({shorten(str(error), LONGEST_REASON, placeholder='...')})",
             expected="auto, cpu, or a device of this machine such as cuda or cuda:1",
             do="use auto, which takes what is there",
         ) from error
+    return one.device

@@ -147,7 +147,7 @@ def _sides(path: Path) -> Sides:
 
 def _broken(folder: Path, pairs: Sequence[PairFiles], looks: Looks, size: int | None) -> dict[Fault, list[str]]:
     """What the decoded files show to be wrong."""
-    slanted = [files.hint for files in pairs if files.hint and _is_slanted(looks[files.image], looks[files.hint])]
+    slanted = [files.hint for files in pairs if _is_slanted(looks[files.image], looks[files.hint])]
     faults = {
         UNREADABLE: [look.fault.replace(f"{folder}{os.sep}", "") for look in looks.values() if look.sides is None],
         OTHER_ASPECT: _sized(folder, slanted, looks),
@@ -184,7 +184,7 @@ def _warnings(folder: Path, pairs: Sequence[PairFiles], looks: Looks, size: int 
     images = {files.image: sides for files in pairs if (sides := looks[files.image].sides) is not None}
     small = [path for path, sides in images.items() if min(sides) < (size or 0)]
     large = [path for path, sides in images.items() if math.prod(sides) > HUGE_PICTURE]
-    hints = [looks[files.hint].content for files in pairs if files.hint is not None]
+    hints = [looks[files.hint].content for files in pairs]
     concerned = {NO_CAPTION: bare, SMALL: _sized(folder, small, looks), HUGE: _sized(folder, large, looks)}
     notes = [_note(fault, places) for fault, places in concerned.items() if places]
     if 0 < len(pairs) < FEW:

@@ -34,16 +34,16 @@ from .faults import (
 
 @dataclass(frozen=True)
 class PairFiles:
-    """Where a pair is found; `hint` is None where hints are made, `caption` where there is none."""
+    """Where a pair is found; `hint` is the picture itself where hints are made, `caption` None where there is none."""
 
     image: Path
-    hint: Path | None
+    hint: Path
     caption: str | None
 
     @property
     def paths(self) -> tuple[Path, ...]:
         """The files of the pair."""
-        return (self.image,) if self.hint is None else (self.image, self.hint)
+        return (self.image,) if self.hint == self.image else (self.image, self.hint)
 
 
 @dataclass(frozen=True)
@@ -143,7 +143,7 @@ class _Search:
         """The pictures of a folder, which need no hints."""
         images = self._by_name(folder, _readable())
         captions = self._captions(folder, images)
-        return [PairFiles(images[name], None, captions.get(name)) for name in sorted(images)]
+        return [PairFiles(images[name], images[name], captions.get(name)) for name in sorted(images)]
 
     def _captions(self, folder: Path, images: Collection[str]) -> dict[str, str | None]:
         """The captions of pictures by name, from texts beside them or in a folder of their own."""
@@ -204,7 +204,7 @@ class _Search:
             self._note(OUTSIDE, f"{place}: {outside[0]}")
             return None
         paths = [self._folder / file for file in files]
-        return PairFiles(paths[0], paths[1] if self._with_hints else None, caption)
+        return PairFiles(paths[0], paths[-1], caption)
 
     def _text(self, path: Path) -> str | None:
         """Read a text; None, with a note, if that fails."""

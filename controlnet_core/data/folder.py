@@ -126,8 +126,8 @@ class FolderDataset:
 
     def _hint(self, files: PairFiles, fitted: Tensor, sides: Sequence[int]) -> Tensor:
         """The hint of a picture of so many rows and columns, made of the fitted picture or read, (1, 3, H, W)."""
-        if files.hint is None:
-            return self._hint_of(fitted)
+        if self._maker is not None:
+            return self._maker(fitted)
         hint = load_picture(files.hint)
         if crop_note(hint, sides[0], sides[1]) is not None:
             raise DatasetError(
@@ -139,13 +139,8 @@ class FolderDataset:
 
     def _hint_alone(self, files: PairFiles) -> Tensor:
         """The hint of a pair, (1, 3, H, W); its picture is read only if the hint is made of it."""
-        if files.hint is None:
-            return self._hint_of(self._fitted(load_picture(files.image)))
-        return self._fitted(load_picture(files.hint))
-
-    def _hint_of(self, fitted: Tensor) -> Tensor:
-        assert self._maker is not None  # pairs without a hint are only found where hints are made
-        return self._maker(fitted)
+        fitted = self._fitted(load_picture(files.hint))
+        return fitted if self._maker is None else self._maker(fitted)
 
     def _fitted(self, pixels: Tensor) -> Tensor:
         """Crop and resize (1, 3, H, W) to the sides of all pictures."""

@@ -24,7 +24,7 @@ from ...controlnet_core.base import Base
 from ...controlnet_core.config import FAMILIES, Family, Prediction
 from ...controlnet_core.errors import CheckpointError
 from ...controlnet_core.schedule import NoiseSchedule
-from ...controlnet_core.weights.base_parts import BaseParts, base_parts_in_file
+from ...controlnet_core.weights.base_parts import base_parts_in_file
 from ...controlnet_core.weights.files import TensorFile, open_tensor_file
 from ...controlnet_core.weights.load_base import TINY_FOLDER, build_base
 from .families import WIDTHS
@@ -90,14 +90,9 @@ def base_of(model: HostModel, clip: HostClip, vae: HostVae) -> Base:
     """
     _check_trainable(model)
     parts = base_parts_in_file(_as_one_file(model, clip, vae))
-    skipped = _skipped_layers(clip, parts.family)
-    texts = tuple(replace(part, config=replace(part.config, skipped_layers=skipped)) for part in parts.text_encoders)
-    if clip.layer_idx is not None:
-        configs = tuple(part.config for part in texts)
-        parts = replace(parts, text_encoders=texts, family=replace(parts.family, text_encoders=configs))
     sampling = model.get_model_object("model_sampling")
-    parts = replace(parts, family=replace(parts.family, prediction=_prediction(sampling, model)))
-    return build_base(parts, _tokenizer(parts), _schedule(sampling))
+    family = replace(_with_clip_skip(parts.family, clip), prediction=_prediction(sampling))
+    return build_base(replace(parts, family=family), _tokenizer(family), _schedule(sampling))
 
 
 def _check_trainable(model: HostModel) -> None:
@@ -174,14 +169,16 @@ def _merged(patcher: HostModel, name: str) -> Tensor:
     return merged.to("cpu", torch.float32).clone()
 
 
-def _skipped_layers(clip: HostClip, family: Family) -> int:
-    """How many of the last layers the graph's "clip skip" leaves out, of those that the core has."""
-    last = clip.layer_idx or -1
+def _with_clip_skip(family: Family, clip: HostClip) -> Family:
+    """A family whose text encoders leave out as many of their last layers as the graph's "clip skip" says."""
+    if clip.layer_idx is None:
+        return family
     never_run = 1 if family.text_encoders[0].width == FAMILIES["SD2.1"].text_encoders[0].width else 0
-    return max(0, -last - 1 - never_run)
+    skipped = max(0, -clip.layer_idx - 1 - never_run)
+    return replace(family, text_encoders=tuple(replace(one, skipped_layers=skipped) for one in family.text_encoders))
 
 
-def _prediction(sampling: object, model: HostModel) -> Prediction:
+def _prediction(sampling: object) -> Prediction:
     """What the UNet predicts."""
     kinds = comfy.model_sampling
     if isinstance(sampling, kinds.ModelSamplingDiscrete):
@@ -205,9 +202,9 @@ def _schedule(sampling: Any) -> NoiseSchedule:  # noqa: ANN401 - ComfyUI's
     return NoiseSchedule(1 / (1 + sigmas**2))
 
 
-def _tokenizer(parts: BaseParts) -> Path:
+def _tokenizer(family: Family) -> Path:
     """CLIP's tokenizer, which ComfyUI brings, or the small base's."""
-    if parts.family.unet.family == "TINY":
+    if family.unet.family == "TINY":
         return TINY_FOLDER
     return Path(comfy.sd1_clip.__file__).parent / "sd1_tokenizer"
 
