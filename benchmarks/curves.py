@@ -31,7 +31,7 @@ from controlnet_core.control.stack import Control
 from controlnet_core.control.strength import CURVES, Curve, Sides, default_sides
 from controlnet_core.data.pairs import ShapesDataset
 from controlnet_core.evaluation.following import Evaluation
-from controlnet_core.evaluation.scores import caption_accuracy, following_scores
+from controlnet_core.evaluation.scores import CaptionAccuracy, caption_accuracy, following_scores
 from controlnet_core.model.controlnet import ControlNet
 from controlnet_core.pictures import MUTED, PAPER, sheet, to_image, write, write_png
 from controlnet_core.sampling.generate import SamplingSettings, generate
@@ -82,11 +82,13 @@ WAYS = (
     Way("guess", prompted=False),
 )
 
-Grid = Mapping[Way, Mapping[float, Evaluation]]
+Grid = Mapping[Way, Mapping[float, Evaluation[CaptionAccuracy]]]
 """What each way drew, by guidance."""
 
 
-def draw(base: Base, net: ControlNet, pairs: ShapesDataset, way: Way, settings: SamplingSettings) -> Evaluation:
+def draw(
+    base: Base, net: ControlNet, pairs: ShapesDataset, way: Way, settings: SamplingSettings
+) -> Evaluation[CaptionAccuracy]:
     """Draw all hints of held-out pairs in one way and score the drawings."""
     rows = range(len(pairs))
     prompts = pairs.captions(rows) if way.prompted else [""] * len(pairs)
@@ -106,7 +108,7 @@ def summary(grid: Grid) -> list[dict[str, Any]]:
             "prompted": way.prompted,
             "guidance": guidance,
             "following": evaluation.following,
-            **asdict(evaluation.caption),
+            **asdict(evaluation.details),
         }
         for way, evaluations in grid.items()
         for guidance, evaluation in evaluations.items()
@@ -126,8 +128,8 @@ def table(grid: Grid) -> str:
     return "\n".join(lines)
 
 
-def _scores(evaluation: Evaluation) -> str:
-    scores = evaluation.following, evaluation.caption.colour, evaluation.caption.shape
+def _scores(evaluation: Evaluation[CaptionAccuracy]) -> str:
+    scores = evaluation.following, evaluation.details.colour, evaluation.details.shape
     return " / ".join(f"{score:.2f}" for score in scores)
 
 

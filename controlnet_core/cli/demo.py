@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ..base import Base
     from ..data.pairs import PairDataset
     from ..evaluation.following import Evaluation, ShapesValidation
+    from ..evaluation.scores import CaptionAccuracy
     from ..model.controlnet import ControlNet
     from ..sampling.generate import SamplingSettings
     from ..training.settings import TrainSettings
@@ -160,9 +161,9 @@ class DemoResult:
     """
 
     following: dict[str, float]
-    controlled: Evaluation
-    promptless: Evaluation
-    uncontrolled: Evaluation
+    controlled: Evaluation[CaptionAccuracy]
+    promptless: Evaluation[CaptionAccuracy]
+    uncontrolled: Evaluation[CaptionAccuracy]
     coin: tuple[Tensor, ...]
 
 

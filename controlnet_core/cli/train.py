@@ -41,7 +41,7 @@ checkpoint_every = 500      # steps
 device = "auto"             # cuda where there is one; or "cpu", "cuda:1", ...
 out = "runs"                # the folder that holds the folders of runs
 
-[evaluation]                # are held-out hints followed? (kind "shapes" only)
+[evaluation]                # are held-out hints followed?
 every = 300                 # steps
 hints = 16                  # how many are drawn each time
 sampling_steps = 20
@@ -130,14 +130,14 @@ def opened(job: AnyJob) -> tuple[Base, PairDataset, ShownValidation | None]:
     """Load the base and open the data of a job."""
     import torch
 
-    from ..training.opening import open_data, open_validation
+    from ..training.opening import open_data
     from ..weights.load_base import load_base
     from .device import chosen_device
 
     device = chosen_device(job.device)
     note(f"loading the base {job.base.path}")
     base = load_base(job.base.path, device=device, dtype=torch.float32, tokenizer=job.base.tokenizer)
-    return base, open_data(job.data, base), open_validation(job.data, job.evaluation, base)
+    return base, *open_data(job.data, job.evaluation, base)
 
 
 def described(data: ShapesData | FolderData) -> str:

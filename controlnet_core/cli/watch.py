@@ -104,7 +104,7 @@ def print_run(path: Path, report: dict[str, Any], as_json: bool) -> None:
     facts: list[tuple[str, object]] = [("run folder", path), ("net", net), ("report", shown), ("steps", steps)]
     following, jump = report["following"], report["jump_step"]
     if following["caption"] is not None:
-        levels = f"without control {following['without_control']:.2f}, true images {following['ceiling']:.2f}"
+        levels = f"without control {following['without_control']:.2f}, at best {following['ceiling']:.2f}"
         facts += [
             ("following", f"{following['caption']:.2f} ({levels})"),
             ("jump", "none: the net does not follow its hints yet" if jump is None else f"step {jump:,}"),

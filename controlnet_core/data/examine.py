@@ -20,6 +20,7 @@ from ..errors import DatasetError
 from .faults import EVEN_STEP, OTHER_ASPECT, UNEQUAL, UNEVEN, UNREADABLE, Fault, words
 from .find_pairs import FoundPairs, PairFiles, find_pairs
 from .folder import check_choices, in_pixels, load_picture
+from .held_out import held_out_count
 from .made_hints import HintKind
 
 NAMED = 8
@@ -203,11 +204,13 @@ def _note(fault: Fault, places: Sequence[str]) -> str:
 
 
 def _facts(found: FoundPairs, looks: Looks) -> tuple[str, ...]:
-    """How the pairs were found, and the sizes of the pictures."""
-    layout = f"layout: {found.layout}"
+    """How the pairs were found, how many are held out, and the sizes of the pictures."""
+    facts = [f"layout: {found.layout}"]
+    if kept := held_out_count(len(found.pairs)):
+        facts.append(f"{_counted(kept)} are kept from training, to measure it")
     sizes = Counter(sides for files in found.pairs if (sides := looks[files.image].sides) is not None)
-    if not sizes:
-        return (layout,)
-    small, large = min(sizes, key=math.prod), max(sizes, key=math.prod)
-    frequent = ", ".join(f"{in_pixels(sides)} ({count} times)" for sides, count in sizes.most_common(SIZES_SHOWN))
-    return layout, f"smallest picture: {in_pixels(small)}; largest: {in_pixels(large)}", f"most frequent: {frequent}"
+    if sizes:
+        small, large = min(sizes, key=math.prod), max(sizes, key=math.prod)
+        common = ", ".join(f"{in_pixels(sides)} ({count} times)" for sides, count in sizes.most_common(SIZES_SHOWN))
+        facts += [f"smallest picture: {in_pixels(small)}; largest: {in_pixels(large)}", f"most frequent: {common}"]
+    return tuple(facts)

@@ -20,7 +20,7 @@ def jump_step(scores: Sequence[tuple[int, float]], without_control: float, ceili
     Arguments:
         scores: Steps and following scores, in the order of steps.
         without_control: The score of the base alone.
-        ceiling: The score of encoded and decoded true images.
+        ceiling: The score that cannot be surpassed.
 
     Returns:
         The step, or None if the net does not follow at the end, or if nothing could: the ceiling is not above the

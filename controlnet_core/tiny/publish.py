@@ -75,9 +75,9 @@ def measure(base: Base) -> dict[str, float]:
         "copy_colour": copied.colour,
         "copy_shape": copied.shape,
         "latent_deviation": float(latents.std()),
-        "drawn_colour": drawn.caption.colour,
-        "drawn_background": drawn.caption.background,
-        "drawn_shape": drawn.caption.shape,
+        "drawn_colour": drawn.details.colour,
+        "drawn_background": drawn.details.background,
+        "drawn_shape": drawn.details.shape,
         "drawn_following_by_chance": drawn.following,
     }
     return {name: round(number, 4) for name, number in numbers.items()}

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from ..base import Base
 from ..data.cache import EncodedPairs, Progress, encode_pairs
 from ..data.pairs import PairDataset
 from ..errors import TrainingError
-from ..evaluation.following import Evaluation, Validation
+from ..evaluation.following import AnyEvaluation, Validation
 from ..model.controlnet import ControlNet
 from ..weights.load import load_controlnet
 from ..weights.save import save_controlnet
@@ -36,7 +37,7 @@ class StepReport:
 
     Attributes:
         step: Optimizer steps done by now; 0 is the report before the first.
-        loss: The step's loss; None before the first.
+        loss: The step's loss; None where there was no step: before the first, and where an evaluation was made up for.
         gradient_norm: The gradient's norm before clipping.
         seconds: Time of this step, without the evaluation.
         evaluation: What was measured behind this step, where it was due.
@@ -47,7 +48,7 @@ class StepReport:
     loss: float | None
     gradient_norm: float
     seconds: float
-    evaluation: Evaluation | None = None
+    evaluation: AnyEvaluation | None = None
     evaluation_seconds: float = 0.0
 
 
@@ -184,7 +185,7 @@ def train(
         settings: The run's settings.
         base: The locked base.
         dataset: The pairs.
-        validation: What to measure as it goes.
+        validation: What to measure as it goes. Where it raises, a checkpoint is written.
         progress: Told how far the encoding of the pairs is.
 
     Returns:
@@ -202,15 +203,15 @@ def train(
     trainer = Trainer(settings, base, encode_pairs(base, dataset, settings.out / "cache", progress), dataset)
     log = RunLog(folder, trainer)
     try:
-        if trainer.step == 0 and validation is not None:
-            yield log.note(trainer.evaluated(StepReport(0, None, 0.0, 0.0), validation))
+        if validation is not None and settings.evaluates_at(trainer.step) and not log.evaluated:
+            yield log.note(trainer.evaluated(StepReport(trainer.step, None, 0.0, 0.0), validation))
         while trainer.step < settings.steps:
             report = trainer.take_step()
-            done = trainer.step == settings.steps
-            if validation is not None and (done or trainer.step % settings.evaluation.every == 0):
-                report = trainer.evaluated(report, validation)
+            if validation is not None and settings.evaluates_at(trainer.step):
+                with log.kept_if_stopped(report):
+                    report = trainer.evaluated(report, validation)
             log.note(report)
-            if done or trainer.step % settings.checkpoint_every == 0:
+            if trainer.step == settings.steps or trainer.step % settings.checkpoint_every == 0:
                 log.save()
             yield report
     except GeneratorExit:
@@ -233,6 +234,9 @@ class RunLog:
     Arguments:
         folder: The folder; its newest checkpoint, if any, is restored.
         trainer: The trainer.
+
+    Attributes:
+        evaluated: Whether the weights that the run begins with were evaluated before.
     """
 
     def __init__(self, folder: RunFolder, trainer: Trainer) -> None:
@@ -243,6 +247,7 @@ class RunLog:
             trainer.restore(checkpoint)
         self._saved = -1 if checkpoint is None else checkpoint.step
         lines = folder.rewind(self._saved)
+        self.evaluated = any(line["step"] == trainer.step and "following" in line for line in lines)
         self._session = 1 + max((line["session"] for line in lines), default=0)
 
     def note(self, report: StepReport) -> StepReport:
@@ -251,11 +256,21 @@ class RunLog:
         if report.loss is not None:
             line |= {"loss": report.loss, "gradient_norm": report.gradient_norm, "seconds": report.seconds}
         if report.evaluation is not None:
-            line |= {"following": report.evaluation.following, **asdict(report.evaluation.caption)}
+            line |= {"following": report.evaluation.following, **asdict(report.evaluation.details)}
             line["evaluation_seconds"] = report.evaluation_seconds
             self.folder.write_pictures(report.step, report.evaluation.pictures[:SAMPLES])
         self.folder.log(line)
         return report
+
+    @contextmanager
+    def kept_if_stopped(self, report: StepReport) -> Iterator[None]:
+        """Keep a step whose evaluation is stopped or fails; where the run goes on, that evaluation is made first."""
+        try:
+            yield
+        except BaseException:
+            self.note(report)
+            self.save()
+            raise
 
     def save(self) -> None:
         """Write a checkpoint, if there is anything new to keep."""

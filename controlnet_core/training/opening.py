@@ -2,35 +2,58 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from ..base import Base
 from ..data.folder import FolderDataset
+from ..data.held_out import FEWEST, split_held_out
 from ..data.pairs import PairDataset, ShapesDataset
-from ..evaluation.following import ShapesValidation
+from ..evaluation.following import Progress, ShapesValidation
 from ..sampling.generate import SamplingSettings
 from .job import FolderData, ShapesData
 from .result import ShownValidation
 from .settings import EvaluationSettings
+from .validate import PairsValidation
+
+OpenedData = tuple[PairDataset, ShownValidation | None]
+"""The pairs to train on, and what measures whether held-out hints are followed; None where there are too few pairs."""
 
 
-def open_data(data: ShapesData | FolderData, base: Base) -> PairDataset:
-    """Open the pairs to train on, in the base's own size unless the job names another.
+def open_data(
+    data: ShapesData | FolderData, evaluation: EvaluationSettings, base: Base, progress: Progress | None = None
+) -> OpenedData:
+    """Open the pairs that a job names, in the base's own size unless it names another.
+
+    Arguments:
+        data: What to learn from.
+        evaluation: How to measure a run.
+        base: The base to train on.
+        progress: Told how many samples are drawn when a run is measured.
 
     Raises:
         DatasetError: If a folder holds no pairs that can be used.
     """
     size = data.size or base.family.image_size
     if isinstance(data, FolderData):
-        return FolderDataset(data.path, size, data.hint, data.canny, data.blur)
-    return ShapesDataset(data.count, size, data.seed, hint=data.hint)
+        return hold_out(FolderDataset(data.path, size, data.hint, data.canny, data.blur), evaluation, base, progress)
+    dataset = ShapesDataset(data.count, size, data.seed, hint=data.hint)
+    held_out = replace(dataset, count=evaluation.hints, held_out=True)
+    return dataset, ShapesValidation(base, held_out, _sampling(evaluation, size, size), evaluation.sides, progress)
 
 
-def open_validation(
-    data: ShapesData | FolderData, evaluation: EvaluationSettings, base: Base
-) -> ShownValidation | None:
-    """What measures whether held-out hints are followed; None for a folder, whose kind of hint nobody detects."""
-    if isinstance(data, FolderData):
-        return None
-    size = data.size or base.family.image_size
-    held_out = ShapesDataset(evaluation.hints, size, data.seed, held_out=True, hint=data.hint)
-    sampling = SamplingSettings(evaluation.sampling_steps, evaluation.guidance, (size, size))
-    return ShapesValidation(base, held_out, sampling, evaluation.sides)
+def hold_out(
+    pairs: PairDataset, evaluation: EvaluationSettings, base: Base, progress: Progress | None = None
+) -> OpenedData:
+    """Keep some pairs from training and measure a run on them; the arguments are those of `open_data`."""
+    training, held_out = split_held_out(pairs)
+    if held_out is None:
+        return training, None
+    shown = replace(held_out, indices=held_out.indices[: max(FEWEST, evaluation.hints)])
+    height, width = shown.hints([0]).shape[-2:]
+    sampling = _sampling(evaluation, height, width)
+    return training, PairsValidation(base, shown, sampling, evaluation.sides, progress)
+
+
+def _sampling(evaluation: EvaluationSettings, height: int, width: int) -> SamplingSettings:
+    """How samples are drawn."""
+    return SamplingSettings(evaluation.sampling_steps, evaluation.guidance, (height, width))

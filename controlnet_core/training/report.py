@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import isfinite
+from math import isfinite, nan
 from pathlib import Path
 
 import numpy
@@ -55,6 +55,7 @@ class EvaluationPoint:
         colour: The fraction of pictures in the colour of their caption; not a number where it is not measured.
         shape: The fraction of pictures with the shape of their caption; not a number where it is not measured.
         pictures: (K, 3, H, W) in [0, 1], drawn from the report's K hints.
+        loss_saved: The share of the loss that a picture's own hint saves; not a number where it is not measured.
     """
 
     step: int
@@ -62,6 +63,7 @@ class EvaluationPoint:
     colour: float
     shape: float
     pictures: Tensor
+    loss_saved: float = nan
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,23 +74,25 @@ class ReportData:
         title: The headline.
         losses: (step, loss) in the order of steps.
         evaluations: In the order of steps.
-        hints: (K, 3, H, W) in [0, 1], held out from training.
+        hints: (K, 3, H, W) in [0, 1], held out from training; None if nothing was drawn.
         captions: The K captions.
         jump_step: The evaluation from which the net follows its hints, or None.
-        ceiling: The following score of true images, encoded and decoded; not a number where it is not known.
+        ceiling: The best following score; not a number where it is not known.
+        ceiling_words: What the ceiling is.
         without_control: The following score of pictures drawn without control; not a number where it is not known.
         notes: Lines for below the headline.
     """
 
     title: str
     losses: Sequence[tuple[int, float]]
-    evaluations: Sequence[EvaluationPoint]
-    hints: Tensor
-    captions: Sequence[str]
-    jump_step: int | None
-    ceiling: float
-    without_control: float
-    notes: Sequence[str]
+    evaluations: Sequence[EvaluationPoint] = ()
+    hints: Tensor | None = None
+    captions: Sequence[str] = ()
+    jump_step: int | None = None
+    ceiling: float = nan
+    ceiling_words: str = "encoded and decoded true images"
+    without_control: float = nan
+    notes: Sequence[str] = ()
 
 
 def write_report(data: ReportData, folder: str | os.PathLike[str]) -> Path:
@@ -109,12 +113,12 @@ def draw_report(data: ReportData) -> Image.Image:
     Raises:
         TensorShapeError: If hints, pictures and captions do not fit each other.
     """
-    if data.captions:
+    if data.hints is not None:
         expect(data.hints, "K 3 H W", "the hints", K=len(data.captions))
     for point in data.evaluations:
         expect(point.pictures, "K 3 h w", f"the pictures of step {point.step}", K=len(data.captions))
     charts = _side_by_side(_loss_chart(data), _following_chart(data))
-    samples = [_samples(data)] if data.captions else []
+    samples = [] if data.hints is None else [_samples(data, data.hints)]
     return _stacked([_heading(data), charts, *samples])
 
 
@@ -193,22 +197,24 @@ def _following_chart(data: ReportData) -> Image.Image:
     for one in reversed(shown):
         draw_series(canvas, x, y, one)
     if not data.evaluations:
-        canvas.text(_middle(x, y), "not evaluated yet", LABEL + 1, MUTED, "mm")
+        canvas.text(_middle(x, y), "not evaluated", LABEL + 1, MUTED, "mm")
     return canvas.image()
 
 
 def _score_series(evaluations: Sequence[EvaluationPoint]) -> tuple[Series, ...]:
-    """The following score, which is drawn last and so on top, and how often captions are followed."""
+    """The following score, which is drawn last and so on top, and what else was measured."""
     return (
         Series("following score", [(point.step, point.following) for point in evaluations], BLUE, 2.4, dots=True),
         Series("colour as in the caption", [(point.step, point.colour) for point in evaluations], GREEN, 1.3),
         Series("shape as in the caption", [(point.step, point.shape) for point in evaluations], VIOLET, 1.3),
+        Series("loss saved by the own hint", [(point.step, point.loss_saved) for point in evaluations], GREEN, 1.3),
     )
 
 
 def _draw_levels(canvas: Canvas, x: Axis, y: Axis, data: ReportData) -> None:
     """Draw the ceiling and chance as dashed lines with their names to the right."""
-    levels = (("encoded and decoded\ntrue images", data.ceiling), ("without control", data.without_control))
+    ceiling_words = wrapped(data.ceiling_words, LABEL - 1, LEVEL_NAMES - 10, 2)
+    levels = ((ceiling_words, data.ceiling), ("without control", data.without_control))
     known = [(name, level) for name, level in levels if isfinite(level)]
     for (name, level), place in zip(known, _name_places(y, [level for _, level in known]), strict=True):
         canvas.dashes((x.start, y.place(level)), (x.end, y.place(level)), MUTED)
@@ -231,10 +237,10 @@ def _draw_jump(canvas: Canvas, x: Axis, y: Axis, jump_step: int | None, colour: 
         canvas.line([(x.place(jump_step), y.start), (x.place(jump_step), y.end - 6)], colour, 1.5)
 
 
-def _samples(data: ReportData) -> Image.Image:
+def _samples(data: ReportData, hints: Tensor) -> Image.Image:
     steps = [point.step for point in data.evaluations]
     chosen = chosen_evaluations(steps, data.jump_step)
-    columns = [data.hints, *(data.evaluations[index].pictures for index in chosen)]
+    columns = [hints, *(data.evaluations[index].pictures for index in chosen)]
     available = WIDTH - 2 * MARGIN - ROW_TITLE_WIDTH - PADDING - CELL_GAP * len(columns)
     grid = sheet(
         [[column[row] for column in columns] for row in range(len(data.captions))],

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import fields, replace
 from math import nan
 from typing import Any, Protocol
 
-import torch
 from torch import Tensor
 
 from ..evaluation.convergence import jump_step
-from ..evaluation.following import Validation
+from ..evaluation.following import HintPreference, Validation
+from ..evaluation.scores import CaptionAccuracy
 from .report import EvaluationPoint, ReportData, write_report
 from .run_folder import RunFolder
 
 REPORT = "report.json"
+MEASURES = tuple(field.name for details in (CaptionAccuracy, HintPreference) for field in fields(details))
+"""What an evaluation may tell beside following."""
 
 
 class ShownValidation(Validation, Protocol):
@@ -30,6 +33,11 @@ class ShownValidation(Validation, Protocol):
         """Their captions."""
         ...
 
+    @property
+    def ceiling_words(self) -> str:
+        """What the ceiling is, in words."""
+        ...
+
 
 def write_run_report(folder: RunFolder, title: str, validation: ShownValidation | None) -> dict[str, Any]:
     """Write `report.json` and the picture `report.png` into a run's folder.
@@ -43,15 +51,15 @@ def write_run_report(folder: RunFolder, title: str, validation: ShownValidation 
     Returns:
         The content of `report.json`: `title`, `steps`, `seconds` (of all steps, without evaluations), `following` with
         `caption` (the last score), `without_control` and `ceiling`, `jump_step`, and `evaluations`, each with `step`,
-        `following`, `colour`, `background` and `shape`. What was not measured is None.
+        `following` and, of `MEASURES`, what was measured. What was not measured at all is None.
 
     Raises:
         HintError: If a sample picture is missing or broken.
         RunFolderError: If the folder cannot be written.
     """
     metrics = folder.metrics()
-    names = ("step", "following", "colour", "background", "shape")
-    evaluations = [{name: line[name] for name in names} for line in metrics if "following" in line]
+    names = ("step", "following", *MEASURES)
+    evaluations = [{name: line[name] for name in names if name in line} for line in metrics if "following" in line]
     levels = (None, None) if validation is None else (validation.without_control, validation.ceiling)
     scores = [(one["step"], one["following"]) for one in evaluations]
     content = {
@@ -67,44 +75,53 @@ def write_run_report(folder: RunFolder, title: str, validation: ShownValidation 
         "evaluations": evaluations,
     }
     losses = [(line["step"], line["loss"]) for line in metrics if "loss" in line]
-    write_report(_report_data(content, losses, folder, validation if evaluations else None), folder.path)
+    notes = _notes(content, folder.read_json("settings.json") or {}, validation)
+    data = ReportData(title, losses, jump_step=content["jump_step"], notes=notes)
+    if validation is not None and evaluations:
+        data = _with_evaluations(data, evaluations, folder, validation)
+    write_report(data, folder.path)
     folder.write_json(REPORT, content)
     return content
 
 
-def _report_data(
-    content: dict[str, Any], losses: Sequence[tuple[int, float]], folder: RunFolder, validation: ShownValidation | None
+def _with_evaluations(
+    data: ReportData, evaluations: Sequence[dict[str, Any]], folder: RunFolder, validation: ShownValidation
 ) -> ReportData:
-    """What the picture shows: without a validation, the loss alone."""
+    """Add what was measured and drawn."""
     points = [
-        EvaluationPoint(one["step"], one["following"], one["colour"], one["shape"], folder.pictures(one["step"]))
-        for one in content["evaluations"]
+        EvaluationPoint(
+            one["step"],
+            one["following"],
+            one.get("colour", nan),
+            one.get("shape", nan),
+            folder.pictures(one["step"]),
+            one.get("loss_saved", nan),
+        )
+        for one in evaluations
     ]
-    shown = len(points[-1].pictures) if points else 0
-    return ReportData(
-        title=content["title"],
-        losses=losses,
+    shown = len(points[-1].pictures)
+    return replace(
+        data,
         evaluations=points,
-        hints=torch.zeros(0, 3, 1, 1) if validation is None else validation.hints[:shown].cpu(),
-        captions=() if validation is None else validation.captions[:shown],
-        jump_step=content["jump_step"],
-        ceiling=nan if validation is None else validation.ceiling,
-        without_control=nan if validation is None else validation.without_control,
-        notes=_notes(content, folder.read_json("settings.json") or {}),
+        hints=validation.hints[:shown].cpu(),
+        captions=validation.captions[:shown],
+        ceiling=validation.ceiling,
+        ceiling_words=validation.ceiling_words,
+        without_control=validation.without_control,
     )
 
 
-def _notes(content: dict[str, Any], settings: dict[str, Any]) -> list[str]:
+def _notes(content: dict[str, Any], settings: dict[str, Any], validation: ShownValidation | None) -> list[str]:
     """What the run did, in words."""
     minutes, seconds = divmod(round(content["seconds"]), 60)
     time = f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
     batch = f" of {settings['batch_size']} pairs" if "batch_size" in settings else ""
     notes = [f"{content['steps']:,} steps{batch} in {time}, evaluations not counted"]
     following = content["following"]
-    if following["caption"] is None:
+    if validation is None or following["caption"] is None:
         return notes
     return [
         *notes,
         f"following {following['caption']:.2f}, without control {following['without_control']:.2f}, "
-        f"true images encoded and decoded {following['ceiling']:.2f}",
+        f"{validation.ceiling_words} {following['ceiling']:.2f}",
     ]

@@ -22,7 +22,7 @@ class EvaluationSettings(BaseModel):
 
     Attributes:
         every: Steps between two evaluations.
-        hints: How many held-out hints are drawn each time.
+        hints: How many held-out hints are drawn each time, if so many pairs are held out.
         sampling_steps: Steps of the sampler.
         guidance: Classifier-free guidance.
         sides: The sides of guidance that control acts on.
@@ -80,6 +80,10 @@ class TrainSettings(BaseModel):
         """The learning rate of step `step`, which counts from 0."""
         rise, fall = (step + 1) / (self.warm_up_steps + 1), (self.steps - step) / (self.cool_down_steps + 1)
         return self.learning_rate * min(1.0, rise, fall)
+
+    def evaluates_at(self, step: int) -> bool:
+        """Whether following is measured behind so many steps."""
+        return step == self.steps or step % self.evaluation.every == 0
 
     def fingerprint(self) -> str:
         """A hash of everything that has a say in the result; the device and the folder have none."""

@@ -6,6 +6,7 @@ import time
 from collections import deque
 from statistics import fmean, median
 
+import comfy.model_management
 import comfy.utils
 import torch
 from PIL import Image
@@ -24,31 +25,41 @@ PREVIEW_SIZE = 512
 
 
 class TrainingProgress:
-    """Shows a training on its node.
+    """Shows a training on its node, and stops it where ComfyUI is interrupted: each call raises what ComfyUI asks for.
 
     Arguments:
         settings: The run's settings.
         node_id: The node.
+
+    Attributes:
         hints: The held-out hints that are drawn, shape (N, 3, H, W), to show above the samples; None if there are none.
     """
 
-    def __init__(self, settings: TrainSettings, node_id: str | None, hints: Tensor | None) -> None:
+    def __init__(self, settings: TrainSettings, node_id: str | None) -> None:
         self.settings = settings
         self.node_id = node_id
-        self.hints = hints
+        self.hints: Tensor | None = None
         self._bar = comfy.utils.ProgressBar(settings.steps)
+        self._step = 0
         self._losses: deque[float] = deque(maxlen=AVERAGED_LOSSES)
         self._seconds: deque[float] = deque(maxlen=TIMED_STEPS)
         self._evaluation_seconds = 0.0
         self._following: float | None = None
         self._shown = 0.0
 
-    def encoded(self, done: int, total: int) -> None:
+    def encoding(self, done: int, total: int) -> None:
         """Show how many pairs are encoded."""
         self._say(f"encoding pair {done:,} of {total:,}", done == total)
+        comfy.model_management.throw_exception_if_processing_interrupted()
+
+    def drawing(self, done: int, total: int) -> None:
+        """Show how many samples are drawn."""
+        self._say(f"{self._words()} · drawing held-out hints: {done} of {total}", False)
+        comfy.model_management.throw_exception_if_processing_interrupted()
 
     def show(self, report: StepReport) -> None:
         """Show one step, and what was drawn behind it."""
+        self._step = report.step
         if report.loss is not None:
             self._losses.append(report.loss)
             self._seconds.append(report.seconds)
@@ -58,7 +69,8 @@ class TrainingProgress:
             self._evaluation_seconds = report.evaluation_seconds
             preview = ("JPEG", self._picture(report.evaluation.pictures), PREVIEW_SIZE)
         self._bar.update_absolute(report.step, preview=preview)
-        self._say(self._words(report.step), preview is not None or report.step == self.settings.steps)
+        self._say(self._words(), preview is not None or report.step == self.settings.steps)
+        comfy.model_management.throw_exception_if_processing_interrupted()
 
     def _say(self, text: str, now: bool) -> None:
         """Show a text, if it is long enough since the last one."""
@@ -67,20 +79,20 @@ class TrainingProgress:
             self._shown = moment
             show(text, self.node_id)
 
-    def _words(self, step: int) -> str:
+    def _words(self) -> str:
         """The line of text."""
-        parts = [f"step {step:,} of {self.settings.steps:,}"]
+        parts = [f"step {self._step:,} of {self.settings.steps:,}"]
         if self._losses:
             parts.append(f"loss {fmean(self._losses):.4f}")
         if self._following is not None:
             parts.append(f"following {self._following:.2f}")
         if self._seconds:
-            parts.append(f"{duration(self._seconds_left(step))} left")
+            parts.append(f"{duration(self._seconds_left())} left")
         return " · ".join(parts)
 
-    def _seconds_left(self, step: int) -> float:
+    def _seconds_left(self) -> float:
         """The time of the steps and evaluations that are left, at the speed of the last ones."""
-        left = self.settings.steps - step
+        left = self.settings.steps - self._step
         evaluations = left / self.settings.evaluation.every if self._following is not None else 0
         return left * median(self._seconds) + evaluations * self._evaluation_seconds
 

@@ -14,12 +14,10 @@ import comfy.model_management
 import torch
 from torch import Tensor
 
-from ...controlnet_core.base import Base
 from ...controlnet_core.control.hint_image import load_image
-from ...controlnet_core.data.pairs import PairDataset
 from ...controlnet_core.errors import SettingError
 from ...controlnet_core.training.loop import run_path, train
-from ...controlnet_core.training.result import REPORT, ShownValidation, write_run_report
+from ...controlnet_core.training.result import REPORT, write_run_report
 from ...controlnet_core.training.run_folder import RunFolder
 from ...controlnet_core.training.settings import TrainSettings
 from .folders import runs_path, trained_path
@@ -108,38 +106,21 @@ def _trained_run(
     """The folder of a finished run."""
     show("reading the base", node_id)
     base = base_of(*sources)
-    dataset = data.open(base)
+    progress = TrainingProgress(settings, node_id)
+    dataset, validation = data.open(settings.evaluation, base, progress.drawing)
     folder = RunFolder(run_path(settings, base, dataset))
     if folder.net_path.exists() and folder.read_json(REPORT) is not None:
         show("this run is finished: it is read back", node_id)
         return folder
     comfy.model_management.unload_all_models()
     base.to(device)
-    validation = data.open_validation(settings.evaluation, base)
     folder.write_text(SETTINGS, settings_file(settings, data, checkpoint_path(*sources)))
-    progress = TrainingProgress(settings, node_id, None if validation is None else validation.hints)
-    _train(settings, base, dataset, validation, progress)
+    progress.hints = None if validation is None else validation.hints
+    with closing(train(settings, base, dataset, validation, progress.encoding)) as reports:
+        for report in reports:  # where ComfyUI is interrupted, closing them writes a checkpoint
+            progress.show(report)
     write_run_report(folder, f"{base.family.unet.family} ControlNet trained on {data.words}", validation)
     return folder
-
-
-def _train(
-    settings: TrainSettings,
-    base: Base,
-    dataset: PairDataset,
-    validation: ShownValidation | None,
-    progress: TrainingProgress,
-) -> None:
-    """Do the steps that are left; where ComfyUI is interrupted, closing the generator writes a checkpoint."""
-
-    def encoded(done: int, total: int) -> None:
-        progress.encoded(done, total)
-        comfy.model_management.throw_exception_if_processing_interrupted()
-
-    with closing(train(settings, base, dataset, validation, encoded)) as reports:
-        for report in reports:
-            progress.show(report)
-            comfy.model_management.throw_exception_if_processing_interrupted()
 
 
 def _check_name(name: str) -> None:

@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ...controlnet_core.base import Base
-from ...controlnet_core.data.pairs import PairDataset
 from ...controlnet_core.data.picture_pairs import PicturePairs
+from ...controlnet_core.evaluation.following import Progress
 from ...controlnet_core.training.job import FolderData, ShapesData
-from ...controlnet_core.training.opening import open_data, open_validation
-from ...controlnet_core.training.result import ShownValidation
+from ...controlnet_core.training.opening import OpenedData, hold_out, open_data
 from ...controlnet_core.training.settings import EvaluationSettings, TrainSettings
 from ...controlnet_core.training.toml_text import toml_text
 
@@ -38,13 +37,11 @@ class TrainingData:
     source: ShapesData | FolderData | PicturePairs
     words: str
 
-    def open(self, base: Base) -> PairDataset:
-        """The pairs, in the base's own size unless another was chosen."""
-        return self.source if isinstance(self.source, PicturePairs) else open_data(self.source, base)
-
-    def open_validation(self, evaluation: EvaluationSettings, base: Base) -> ShownValidation | None:
-        """What measures a run, where there is a detector for the kind of hint."""
-        return None if isinstance(self.source, PicturePairs) else open_validation(self.source, evaluation, base)
+    def open(self, evaluation: EvaluationSettings, base: Base, progress: Progress) -> OpenedData:
+        """The pairs in the base's own size, unless another was chosen, and what measures a run on them."""
+        if isinstance(self.source, PicturePairs):
+            return hold_out(self.source, evaluation, base, progress)
+        return open_data(self.source, evaluation, base, progress)
 
 
 def settings_file(settings: TrainSettings, data: TrainingData, base: str | None) -> str:

@@ -7,6 +7,7 @@ the same models in it, names the same faults, and gives the same base as it does
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -35,6 +36,7 @@ PLACE = Path("the graph's MODEL, CLIP and VAE")
 TRAINABLE = f"a MODEL of {', '.join(name for name in FAMILIES if name != 'TINY')} or the small base"
 UNET, VAE = ("model.diffusion_model.", "diffusion_model."), ("first_stage_model.", "")
 TEXT_NAMES = ("clip_l", "clip_h", "clip_g")
+TIMESTEPS = 1000
 SAME_SCHEDULE = 1e-5
 """ComfyUI keeps its noise levels in float32."""
 
@@ -89,6 +91,8 @@ def base_of(model: HostModel, clip: HostClip, vae: HostVae) -> Base:
         CheckpointError: If it is no base that a ControlNet can be trained on; the message names those that are.
     """
     _check_trainable(model)
+    _check_mergeable("MODEL", model)
+    _check_mergeable("CLIP", clip.patcher)
     parts = base_parts_in_file(_as_one_file(model, clip, vae))
     sampling = model.get_model_object("model_sampling")
     family = replace(_with_clip_skip(parts.family, clip), prediction=_prediction(sampling))
@@ -107,19 +111,28 @@ def _check_trainable(model: HostModel) -> None:
         raise CheckpointError(found, f"{TRAINABLE}, which reads the 4 channels of a latent", "connect the plain model")
     if sizes.get("adm_in_channels") not in (None, FAMILIES["SDXL"].unet.vector_dim):
         raise CheckpointError(f"a MODEL of the kind {kind} with a further condition", TRAINABLE, "connect one of these")
-    if model.weight_wrapper_patches:
+
+
+def _check_mergeable(socket: str, patcher: HostModel) -> None:
+    """See that nothing acts beside the weights: what is added while a model runs is in no copy of them."""
+    if patcher.injections or patcher.weight_wrapper_patches:
+        added = ", ".join([*patcher.injections, *patcher.weight_wrapper_patches][:3])
         raise CheckpointError(
-            found="a MODEL with a LoRA in bypass mode, which does not change the weights",
-            expected="LoRAs that can be merged",
-            do="attach it with an ordinary LoRA loader",
+            found=f"a {socket} to which something is added while it runs, without being in its weights: {added}",
+            expected="weights, and LoRAs that can be merged into them",
+            do="attach a LoRA with an ordinary loader, not in bypass mode, and leave out motion modules",
         )
+    acting = patcher.model_options.get("transformer_options", {})
+    if acting.get("patches") or acting.get("patches_replace"):
+        message = f"the {socket}'s patches that act while sampling, such as FreeU or IPAdapter, are not trained with"
+        warnings.warn(message, stacklevel=2)
 
 
 def _as_one_file(model: HostModel, clip: HostClip, vae: HostVae) -> GraphWeights:
     """Name all parameters as a checkpoint file of the family does."""
     sources: dict[str, tuple[HostModel, str]] = {}
     for patcher, (ours, theirs) in ((model, UNET), (vae.patcher, VAE)):
-        names = (name for name, _ in patcher.model.named_parameters() if name.startswith(theirs))
+        names = (name for name in _names(patcher) if name.startswith(theirs))
         sources |= {ours + name.removeprefix(theirs): (patcher, name) for name in names}
     sources |= _text_sources(clip.patcher)
     shapes = {key: tuple(_parameter(*source).shape) for key, source in sources.items()}
@@ -130,7 +143,7 @@ def _as_one_file(model: HostModel, clip: HostClip, vae: HostVae) -> GraphWeights
 
 def _text_sources(patcher: HostModel) -> dict[str, tuple[HostModel, str]]:
     """The text encoders' parameters."""
-    names = [name for name, _ in patcher.model.named_parameters()]
+    names = list(_names(patcher))
     there = [f"{text}.transformer." for text in TEXT_NAMES if any(name.startswith(f"{text}.") for name in names)]
     places = [f"conditioner.embedders.{number}.transformer." for number in range(len(there))]
     if len(there) == 1:
@@ -145,6 +158,15 @@ def _text_sources(patcher: HostModel) -> dict[str, tuple[HostModel, str]]:
         last = max(int(key.split(".layers.")[1].split(".")[0]) for key in found if ".layers." in key)
         found = {key: source for key, source in found.items() if f".layers.{last}." not in key}
     return found
+
+
+def _names(patcher: HostModel) -> Iterator[str]:
+    """The parameters that a checkpoint file holds; the scales of a quantised layer are a part of its weight."""
+    for place, layer in patcher.model.named_modules():
+        quantised = getattr(layer, "quant_format", None) is not None
+        for name, _ in layer.named_parameters(recurse=False):
+            if not quantised or name in ("weight", "bias"):
+                yield f"{place}.{name}" if place else name
 
 
 def _parameter(patcher: HostModel, name: str) -> Tensor:
@@ -179,25 +201,27 @@ def _with_clip_skip(family: Family, clip: HostClip) -> Family:
 
 
 def _prediction(sampling: object) -> Prediction:
-    """What the UNet predicts."""
+    """What the UNet predicts, told by how ComfyUI turns it into the denoised latents."""
     kinds = comfy.model_sampling
-    if isinstance(sampling, kinds.ModelSamplingDiscrete):
-        if isinstance(sampling, kinds.V_PREDICTION) and not isinstance(sampling, kinds.EDM):
-            return "v"
-        if isinstance(sampling, kinds.EPS) and not isinstance(sampling, (kinds.V_PREDICTION, kinds.X0)):
-            return "eps"
-    raise CheckpointError(
-        found=f"a MODEL whose sampling is {' and '.join(one.__name__ for one in type(sampling).__mro__[1:3])}",
-        expected="a MODEL that predicts the noise or v at the 1000 timesteps of Stable Diffusion",
-        do="train on the model without a ModelSampling node",
-    )
+    means: Mapping[object, Prediction] = {
+        kinds.EPS.calculate_denoised: "eps",
+        kinds.V_PREDICTION.calculate_denoised: "v",
+    }
+    found = means.get(getattr(type(sampling), "calculate_denoised", None))
+    if found is None or not isinstance(sampling, kinds.ModelSamplingDiscrete) or len(sampling.sigmas) != TIMESTEPS:
+        raise CheckpointError(
+            found=f"a MODEL whose sampling is {' and '.join(one.__name__ for one in type(sampling).__mro__[1:3])}",
+            expected=f"a MODEL that predicts the noise or v at the {TIMESTEPS} timesteps of Stable Diffusion",
+            do="train on the model without a ModelSampling node",
+        )
+    return found
 
 
 def _schedule(sampling: Any) -> NoiseSchedule:  # noqa: ANN401 - ComfyUI's
     """The noise schedule; Stable Diffusion's own if it is that to float32."""
     own = NoiseSchedule.scaled_linear()
     sigmas = sampling.sigmas.detach().cpu().double().clone()
-    if sigmas.shape == own.sigmas.shape and torch.allclose(sigmas, own.sigmas, rtol=SAME_SCHEDULE):
+    if torch.allclose(sigmas, own.sigmas, rtol=SAME_SCHEDULE):
         return own
     return NoiseSchedule(1 / (1 + sigmas**2))
 

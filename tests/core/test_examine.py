@@ -45,6 +45,7 @@ def test_a_good_folder_has_facts_alone(tmp_path: Path) -> None:
         "100 pairs",
         "Facts:",
         "  - layout: images/NAME, hints/NAME and captions/NAME.txt",
+        "  - 10 pairs are kept from training, to measure it",
         "  - smallest picture: 64 x 64 pixels; largest: 64 x 64 pixels",
         "  - most frequent: 64 x 64 pixels (100 times)",
     ]
@@ -262,3 +263,9 @@ def test_impossible_arguments_are_errors(tmp_path: Path) -> None:
         examine(tmp_path, 20)
     with pytest.raises(DatasetError, match="hint 'depth'; expected one of files, canny, blur, grey"):
         examine(tmp_path, 64, "depth")  # type: ignore[arg-type]
+
+
+def test_the_report_says_how_many_pairs_are_held_out(tmp_path: Path) -> None:
+    for number in range(40):
+        Image.new("RGB", (64, 64), (number, 0, 0)).save(tmp_path / f"{number}.png")
+    assert "4 pairs are kept from training, to measure it" in examine(tmp_path, 64, "grey").facts

@@ -42,11 +42,11 @@ def random_net(seed: int) -> ControlNet:
     return randomised(ControlNet(small_base().unet.config), seed)
 
 
-def apart(one: Evaluation, other: Evaluation) -> float:
+def apart(one: Evaluation[CaptionAccuracy], other: Evaluation[CaptionAccuracy]) -> float:
     return (one.pictures - other.pictures).abs().max().item()
 
 
-def evaluation(scores: Sequence[float], pictures: Tensor) -> Evaluation:
+def evaluation(scores: Sequence[float], pictures: Tensor) -> Evaluation[CaptionAccuracy]:
     following, *accuracies = scores
     return Evaluation(following, CaptionAccuracy(*accuracies), pictures)
 
@@ -54,9 +54,9 @@ def evaluation(scores: Sequence[float], pictures: Tensor) -> Evaluation:
 def test_no_prompt_and_control_on_both_sides_cancel_guidance(curves: ModuleType) -> None:
     base, net = small_base(), random_net(seed=9)
 
-    def drawn(sides: str, guidance: float) -> Evaluation:
+    def drawn(sides: str, guidance: float) -> Evaluation[CaptionAccuracy]:
         way = curves.Way("flat", prompted=False, sides=sides)
-        found: Evaluation = curves.draw(base, net, PAIRS, way, replace(SETTINGS, guidance=guidance))
+        found: Evaluation[CaptionAccuracy] = curves.draw(base, net, PAIRS, way, replace(SETTINGS, guidance=guidance))
         return found
 
     unguided = drawn("both", 1.0)

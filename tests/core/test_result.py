@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from controlnet_core.evaluation.following import Evaluation
+from controlnet_core.evaluation.following import AnyEvaluation
 from controlnet_core.model.controlnet import ControlNet
 from controlnet_core.training.result import write_run_report
 from controlnet_core.training.run_folder import RunFolder
@@ -27,8 +27,9 @@ class Known:
     without_control: float = 0.2
     hints: Tensor = field(default_factory=lambda: torch.zeros(8, 3, 16, 16))
     captions: tuple[str, ...] = tuple("abcdefgh")
+    ceiling_words: str = "the best"
 
-    def evaluate(self, net: ControlNet) -> Evaluation:
+    def evaluate(self, net: ControlNet) -> AnyEvaluation:
         """A report draws nothing."""
         raise AssertionError(net)
 

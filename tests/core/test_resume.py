@@ -32,7 +32,7 @@ class Disturbance:
 
     ceiling = without_control = 0.5
 
-    def evaluate(self, net: ControlNet) -> Evaluation:
+    def evaluate(self, net: ControlNet) -> Evaluation[CaptionAccuracy]:
         assert not torch.is_grad_enabled()
         return Evaluation(torch.rand(()).item(), CaptionAccuracy(1.0, 1.0, 1.0), torch.rand(2, 3, 32, 32))
 
@@ -86,6 +86,34 @@ def test_a_run_that_is_stopped_goes_on_bit_for_bit(tmp_path: Path) -> None:
     ]
     assert [line["step"] for line in metrics(out) if "following" in line] == [0, 2, 4, 6]
     assert [line["step"] for line in metrics(tmp_path / "whole")] == [1, 2, 3, 4, 5, 6]
+
+
+class Stopping(Disturbance):
+    """A validation that is stopped while it draws, as often as it is told to."""
+
+    def __init__(self, times: int) -> None:
+        self.times = times
+        self.evaluations = 0
+
+    def evaluate(self, net: ControlNet) -> Evaluation[CaptionAccuracy]:
+        self.evaluations += 1
+        if self.evaluations > 2 and self.times:
+            self.times -= 1
+            raise InterruptedError
+        return super().evaluate(net)
+
+
+def test_an_evaluation_that_is_stopped_costs_no_step_and_is_made_up_for(tmp_path: Path) -> None:
+    whole, net = finished(train(settings(tmp_path / "whole"), small_base(), PAIRS))
+    out, validation = tmp_path / "stopped", Stopping(times=2)
+    for _ in range(2):  # at step 4, and again when it is made up for
+        with pytest.raises(InterruptedError):
+            finished(train(settings(out), small_base(), PAIRS, validation))
+    _, resumed = finished(train(settings(out), small_base(), PAIRS, validation))
+    assert differing(resumed.state_dict(), net.state_dict()) == []
+    lines = metrics(out)
+    assert [(line["step"], line["loss"]) for line in lines if "loss" in line] == [(r.step, r.loss) for r in whole]
+    assert [line["step"] for line in lines if "following" in line] == [0, 2, 4, 6]
 
 
 def test_a_finished_run_is_read_back(tmp_path: Path) -> None:

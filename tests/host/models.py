@@ -6,13 +6,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
-from controlnet_core.config import SD15, SD21, SDXL, UNetConfig
+from controlnet_core.config import FAMILIES as ALL_FAMILIES
+from controlnet_core.config import SD15, SD21, SDXL, Family, UNetConfig
+from controlnet_core.model.autoencoder import Autoencoder
 from controlnet_core.model.controlnet import ControlNet
+from controlnet_core.model.text_encoder import TextEncoder
 from controlnet_core.model.unet import UNet
 from controlnet_core.weights import ldm_keys
 from controlnet_core.weights.files import write_tensor_file
-from controlnet_core.weights.save import save_controlnet
+from controlnet_core.weights.save import save_controlnet, text_keymaps
 from tests.support.reduced import randomised
 
 FAMILIES: dict[str, UNetConfig] = {
@@ -20,6 +24,11 @@ FAMILIES: dict[str, UNetConfig] = {
     "sd21": replace(SD21, channel_mult=(1, 2), num_res_blocks=1, transformer_depth=(1, 0)),
     # ComfyUI tells SDXL by its depths: these are Segmind-Vega's.
     "sdxl": replace(SDXL, channel_mult=(1, 1, 1), transformer_depth=(0, 1, 2), transformer_depth_middle=2),
+}
+BASES: dict[str, Family] = {
+    "sd15": ALL_FAMILIES["SD1.5"],
+    "sd21": ALL_FAMILIES["SD2.1"],
+    "sdxl": ALL_FAMILIES["SDXL"],
 }
 RESIDUAL_SIZE = 0.3
 """What the zero convolutions' weights are scaled by, so that random nets neither vanish nor drown the picture."""
@@ -54,6 +63,20 @@ def write_models(folder: Path) -> Models:
                 state = ldm_keys.controlnet_keymap(config, 3, "reference").prefixed("control_model.")
                 torch.save(state.to_theirs(net.state_dict()), folder / "controlnet" / f"{name}_a.pth")
     return Models(folder)
+
+
+def write_checkpoint(path: Path, name: str) -> dict[str, Tensor]:
+    """Write a whole random base of a family in half precision, whose UNet alone is reduced; its tensors."""
+    family = replace(BASES[name], unet=FAMILIES[name])
+    autoencoder = ldm_keys.autoencoder_keymap(family.autoencoder).prefixed(ldm_keys.AUTOENCODER_PREFIX)
+    unet = ldm_keys.unet_keymap(family.unet).prefixed(ldm_keys.UNET_PREFIX)
+    tensors = dict(unet.to_theirs(random_unet(name).state_dict()))
+    tensors |= dict(autoencoder.to_theirs(randomised(Autoencoder(family.autoencoder), seed=5).state_dict()))
+    for config, keymap in zip(family.text_encoders, text_keymaps(family), strict=True):
+        tensors |= dict(keymap.to_theirs(randomised(TextEncoder(config), seed=4).state_dict()))
+    halves = {key: tensor.half().contiguous() for key, tensor in tensors.items()}
+    write_tensor_file(path, halves, {})
+    return halves
 
 
 def random_unet(family: str) -> UNet:

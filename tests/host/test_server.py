@@ -127,7 +127,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
     """A server with models under the names that the saved workflows ask for."""
     folder = tmp_path_factory.mktemp("server")
     write_named_files(folder / "models")
-    write_pairs(folder / "input" / "fill50k")
+    write_pairs(folder / "input" / "fill50k", count=24)
     running = start_server(folder)
     yield running
     running.process.kill()

@@ -19,7 +19,7 @@ import torch
 from controlnet_core.data.pairs import ShapesDataset
 from controlnet_core.training.job import checked_job
 from controlnet_core.training.loop import run_path, train
-from controlnet_core.training.opening import open_data, open_validation
+from controlnet_core.training.opening import open_data
 from controlnet_core.weights.load_base import load_base
 from tests.host.host import Graph, GraphError, Host
 from tests.host.training import SETTINGS, Training, metadata, weights
@@ -80,10 +80,10 @@ def test_the_graph_trains_the_commands_net(host: Host, tmp_path: Path) -> None:
     given = host.run(Training().graph)
     job = checked_job({**tomllib.loads(given["settings"]), "out": str(tmp_path / "terminal")}, "the graph's output")
     base = load_base("tiny", dtype=torch.float32)
-    dataset = open_data(job.data, base)
+    dataset, validation = open_data(job.data, job.evaluation, base)
     assert isinstance(dataset, ShapesDataset)
     settings = job.settings()
-    for _ in train(settings, base, dataset, open_validation(job.data, job.evaluation, base)):
+    for _ in train(settings, base, dataset, validation):
         pass
     path = run_path(settings, base, dataset)
     assert given["path"].endswith(f"net-{path.name}.safetensors"), "the same run has the same name"
@@ -105,8 +105,8 @@ def test_a_terminal_goes_on_where_the_graph_stopped(
     (file,) = (Path(folder_paths.get_output_directory()) / "controlnet_runs").glob("*/settings.toml")
     job = checked_job(tomllib.loads(file.read_text()), str(file))
     base = load_base("tiny", dtype=torch.float32)
-    dataset = open_data(job.data, base)
-    reports = list(train(job.settings(), base, dataset, open_validation(job.data, job.evaluation, base)))
+    dataset, validation = open_data(job.data, job.evaluation, base)
+    reports = list(train(job.settings(), base, dataset, validation))
     assert 0 < len(reports) < SETTINGS["steps"]
     finished = weights(run_path(job.settings(), base, dataset) / "controlnet.safetensors")
     assert all(torch.equal(finished[key], whole[key]) for key in whole)

@@ -14,37 +14,13 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
 
-from controlnet_core.config import FAMILIES
-from controlnet_core.model.autoencoder import Autoencoder
-from controlnet_core.model.text_encoder import TextEncoder
-from controlnet_core.model.unet import UNet
-from controlnet_core.weights import ldm_keys
-from controlnet_core.weights.text_keys import transformers_keymap
 from tests.host.graphs import Link
 from tests.host.host import Graph, GraphError, Host, largest_difference, recorded_forwards
-from tests.host.models import FAMILIES as REDUCED
+from tests.host.models import write_checkpoint
 from tests.host.training import PICTURE, Training, write_pairs
-from tests.support.reduced import randomised
 
 RANK = 4
 LORA_STRENGTH = 0.7
-
-
-def reduced_checkpoint(path: Path) -> dict[str, Tensor]:
-    """Write a random SD1.5 in half precision whose UNet is reduced."""
-    unet = randomised(UNet(REDUCED["sd15"]), seed=3)
-    tensors = dict(ldm_keys.unet_keymap(REDUCED["sd15"]).prefixed(ldm_keys.UNET_PREFIX).to_theirs(unet.state_dict()))
-    config = FAMILIES["SD1.5"].text_encoders[0]
-    text = randomised(TextEncoder(config), seed=4)
-    tensors |= dict(transformers_keymap(config).prefixed("cond_stage_model.transformer.").to_theirs(text.state_dict()))
-    pictures = FAMILIES["SD1.5"].autoencoder
-    autoencoder = randomised(Autoencoder(pictures), seed=5)
-    keymap = ldm_keys.autoencoder_keymap(pictures).prefixed(ldm_keys.AUTOENCODER_PREFIX)
-    tensors |= dict(keymap.to_theirs(autoencoder.state_dict()))
-    halves = {key: tensor.half().contiguous() for key, tensor in tensors.items()}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_file(halves, path)
-    return halves
 
 
 def lora(path: Path, shape: tuple[int, int], key: str) -> Tensor:
@@ -64,7 +40,7 @@ def sd15(host: Host, models: object, tmp_path_factory: pytest.TempPathFactory) -
     folder = tmp_path_factory.mktemp("sd15")
     for kind in ("checkpoints", "loras"):
         folder_paths.add_model_folder_path(kind, str(folder / kind), is_default=True)
-    tensors = reduced_checkpoint(folder / "checkpoints" / "reduced_sd15.safetensors")
+    tensors = write_checkpoint(folder / "checkpoints" / "reduced_sd15.safetensors", "sd15")
     added = lora(folder / "loras" / "one.safetensors", (320, 320), "input_blocks_1_1_transformer_blocks_0_attn1_to_q")
     return tensors, added
 

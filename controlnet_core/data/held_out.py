@@ -1,0 +1,72 @@
+"""Pairs that are kept from training, so that it can be measured on pictures it never saw."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from .pairs import Pair, PairDataset
+
+ONE_IN, MOST, FEWEST = 10, 64, 2
+"""Of so many pairs one is held out, up to so many; fewer than the last tell nothing."""
+
+
+@dataclass(frozen=True, eq=False)
+class SomePairs:
+    """Some of the pairs of a dataset.
+
+    Arguments:
+        dataset: All pairs.
+        indices: Which of them, in this order.
+    """
+
+    dataset: PairDataset
+    indices: Sequence[int]
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: int) -> Pair:
+        """Return pair `index`, which runs from 0; raises IndexError if it is negative or beyond the last."""
+        return self.dataset[self._original(index)]
+
+    def hints(self, indices: Sequence[int]) -> Tensor:
+        """Return the hints of many pairs, (N, C, H, W) in [0, 1]."""
+        return self.dataset.hints([self._original(index) for index in indices])
+
+    @property
+    def fingerprint(self) -> str:
+        """Name the content: equal fingerprints are equal pairs."""
+        words = repr(("some pairs", self.dataset.fingerprint, list(self.indices)))
+        return hashlib.blake2b(words.encode(), digest_size=16).hexdigest()
+
+    def _original(self, index: int) -> int:
+        """Tell which of all pairs pair `index` is."""
+        if not 0 <= index < len(self.indices):
+            raise IndexError(f"pair {index} of {len(self.indices)}")
+        return self.indices[index]
+
+
+def held_out_count(pairs: int) -> int:
+    """How many of so many pairs are kept from training: one in ten, 64 at most; none if that is only one."""
+    count = min(pairs // ONE_IN, MOST)
+    return count if count >= FEWEST else 0
+
+
+def split_held_out(dataset: PairDataset) -> tuple[PairDataset, SomePairs | None]:
+    """Split a dataset into pairs to train on and pairs to measure with, evenly spaced from the first to the last.
+
+    Which they are depends on the number of pairs alone, so that what was encoded stays of use when settings change.
+
+    Returns:
+        The pairs to train on, and those held out; of a dataset that is too small all of it, and None.
+    """
+    count = held_out_count(len(dataset))
+    if not count:
+        return dataset, None
+    held_out = [(2 * number + 1) * len(dataset) // (2 * count) for number in range(count)]
+    kept = sorted(set(range(len(dataset))) - set(held_out))
+    return SomePairs(dataset, kept), SomePairs(dataset, held_out)
