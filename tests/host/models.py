@@ -74,6 +74,10 @@ def write_checkpoint(path: Path, name: str) -> dict[str, Tensor]:
     tensors |= dict(autoencoder.to_theirs(randomised(Autoencoder(family.autoencoder), seed=5).state_dict()))
     for config, keymap in zip(family.text_encoders, text_keymaps(family), strict=True):
         tensors |= dict(keymap.to_theirs(randomised(TextEncoder(config), seed=4).state_dict()))
+    # SD2's files have a further layer that is never run.
+    last = ".resblocks.22."
+    if name == "sd21":
+        tensors |= {key.replace(last, ".resblocks.23."): tensor for key, tensor in tensors.items() if last in key}
     halves = {key: tensor.half().contiguous() for key, tensor in tensors.items()}
     write_tensor_file(path, halves, {})
     return halves

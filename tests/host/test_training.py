@@ -6,8 +6,10 @@ import gc
 import hashlib
 import json
 import resource
+import shutil
 import tomllib
 from collections.abc import Callable, Iterator
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,7 @@ from controlnet_core.training.loop import run_path, train
 from controlnet_core.training.opening import open_data
 from controlnet_core.weights.load_base import load_base
 from tests.host.host import Graph, GraphError, Host
-from tests.host.training import SETTINGS, Training, metadata, weights
+from tests.host.training import SETTINGS, Training, metadata, weights, write_pairs
 
 
 def same(one: str | Path, other: str | Path) -> bool:
@@ -112,7 +114,7 @@ def test_a_terminal_goes_on_where_the_graph_stopped(
     assert all(torch.equal(finished[key], whole[key]) for key in whole)
 
 
-@pytest.mark.parametrize("moment", ["encoding", 1, 5])
+@pytest.mark.parametrize("moment", ["encoding", 1, "drawing", 5])
 def test_an_interrupted_training_goes_on(
     host: Host, fresh: Callable[[], None], interrupted: Callable[[Callable[[], bool]], None], moment: str | int
 ) -> None:
@@ -120,6 +122,9 @@ def test_an_interrupted_training_goes_on(
     fresh()
     if moment == "encoding":
         interrupted(lambda: any(text.startswith("encoding") for _, text in host.server.texts))
+    elif moment == "drawing":  # it asks behind step 2, and with step 3 not yet logged at each sampling step
+        asked = count()
+        interrupted(lambda: [line["step"] for line in steps_done()][-1:] == [2] and next(asked) == 2)
     else:
         interrupted(lambda: any(line["step"] == moment for line in steps_done()))
     assert "path" not in host.run(Training().graph)
@@ -128,6 +133,32 @@ def test_an_interrupted_training_goes_on(
     assert [line["step"] for line in lines] == list(range(1, SETTINGS["steps"] + 1)), "no step is done twice"
     assert len({line["session"] for line in lines}) == (1 if moment == "encoding" else 2)
     assert all(torch.equal(finished[key], whole[key]) for key in whole)
+    assert [line["step"] for line in steps_done() if "following" in line] == [0, 3, 6], "each evaluation is made"
+
+
+@pytest.mark.usefixtures("fresh")
+@pytest.mark.parametrize("source", ["folder", "images"])
+def test_own_pairs_have_a_score_and_samples(host: Host, source: str) -> None:
+    folder = Path(folder_paths.get_input_directory()) / "scored"
+    write_pairs(folder, count=24)
+    training = Training(None, {"source": "folder", "source.folder": "input/scored", "source.hint": "files"})
+    dataset = training.graph[training.node]["inputs"]["dataset"][0]
+    if source == "images":
+        images = [training.add("RandomImages", seed=3, width=64, height=64, count=24), 0]
+        inputs = {"source": "images", "source.images": images, "source.captions": "", "source.hint": "canny"}
+        training.graph[dataset]["inputs"] = inputs
+    else:
+        training.graph[dataset]["inputs"]["source.size"] = 0
+    given = host.run(training.graph)
+    shutil.rmtree(folder)
+    lines = [line for line in steps_done() if "following" in line]
+    assert [line["step"] for line in lines] == [0, 3, 6]
+    assert lines[0]["following"] == 0.5 and lines[0]["loss_saved"] == 0, "an untrained net has no say"
+    assert metadata(given["path"])["training.following"] == f"{lines[-1]['following']:.4f}"
+    assert any("following" in text and "loss" in text for _, text in host.server.texts)
+    settings = json.loads(metadata(given["path"])["training.settings"])
+    assert len(given["loss_map"]["loss"]) == settings["steps"]
+    assert given["report"].shape[1] > given["report"].shape[2] / 2, "samples stand below the curves"
 
 
 @pytest.mark.usefixtures("fresh")
