@@ -1,20 +1,25 @@
-"""Latents and text embeddings of a dataset, computed once and kept on disk, named by their content."""
+"""Latents and text embeddings of a dataset, computed once and kept on disk, named by their content.
+
+An encoding that is stopped or killed goes on behind its last chunk, bit for bit.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import shutil
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 import torch
+from filelock import FileLock, Timeout
 from torch import Tensor
 
 from ..base import Base, TextEmbeddings
@@ -23,8 +28,9 @@ from ..model.autoencoder import LatentDistribution
 from .pairs import PairDataset
 
 CHUNK = 16
-ABANDONED = 3600
-"""Seconds without a new chunk after which an unfinished cache belongs to a process that was killed."""
+ABANDONED = 7 * 24 * 3600
+"""Seconds without a new chunk after which nobody is expected to go on with an unfinished cache."""
+LATENTS, CAPTIONS = "latents.npy", "captions.jsonl"
 Progress = Callable[[int, int], None]
 """`progress(done, total)`, called as pairs are encoded."""
 
@@ -75,34 +81,53 @@ def encode_pairs(base: Base, dataset: PairDataset, folder: Path, progress: Progr
         RunFolderError: If the folder cannot be written.
     """
     name = hashlib.blake2b(f"{base.fingerprint} {dataset.fingerprint}".encode(), digest_size=12).hexdigest()
-    place = folder / name
+    place, partial = folder / name, folder / f".{name}.partial"
+    progress = progress or (lambda done, total: None)
     if not place.is_dir():
-        partial = folder / f".{name}.{os.getpid()}.partial"
         try:
-            partial.mkdir(parents=True, exist_ok=True)
-            _remove_abandoned(folder)
-            _encode(base, dataset, partial, progress or (lambda done, total: None))
-            if not place.is_dir():  # another process may have been faster
-                os.replace(partial, place)
+            folder.mkdir(parents=True, exist_ok=True)
+            with _alone(folder / f".{name}.lock", lambda: progress(0, len(dataset))):
+                if not place.is_dir():  # another process may have been faster
+                    partial.mkdir(exist_ok=True)
+                    os.utime(partial)
+                    _remove_abandoned(folder)
+                    _encode(base, dataset, partial, progress)
+                    os.replace(partial, place)
         except OSError as error:
+            shutil.rmtree(partial, ignore_errors=True)
             raise RunFolderError(
                 found=f"{folder}: {error}",
                 expected="a folder that can be written, with room for the cache",
                 do="free space or choose another folder",
             ) from error
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
     vectors = place / "vectors.npy"
     return EncodedPairs(
-        latents=np.load(place / "latents.npy", mmap_mode="r"),
+        latents=np.load(place / LATENTS, mmap_mode="r"),
         contexts=np.load(place / "contexts.npy", mmap_mode="r"),
         vectors=np.load(vectors, mmap_mode="r") if vectors.exists() else None,
         caption_rows=json.loads((place / "caption_rows.json").read_text(encoding="utf-8")),
     )
 
 
+@contextmanager
+def _alone(lock_file: Path, waiting: Callable[[], None]) -> Iterator[None]:
+    """Keep other processes out; `waiting` is called each second while one of them is at work."""
+    lock = FileLock(lock_file)
+    while not lock.is_locked:
+        try:
+            lock.acquire(timeout=1)
+        except Timeout:
+            waiting()
+    try:
+        yield
+    finally:
+        with suppress(PermissionError):  # Windows keeps files that are open
+            lock_file.unlink(missing_ok=True)
+        lock.release()
+
+
 def _remove_abandoned(folder: Path) -> None:
-    """Remove what killed processes left unfinished."""
+    """Remove what nobody went on with."""
     for partial in folder.glob(".*.partial"):
         with suppress(FileNotFoundError):  # its process may just have finished it
             if time.time() - partial.stat().st_mtime > ABANDONED:
@@ -110,27 +135,49 @@ def _remove_abandoned(folder: Path) -> None:
 
 
 def _encode(base: Base, dataset: PairDataset, place: Path, progress: Progress) -> None:
-    """Write the files of a cache."""
-    rows: dict[str, int] = {"": 0}
-    caption_rows: list[int] = []
-    size = (0, 0)
-    with _ArrayFile(place / "latents.npy", len(dataset)) as latents:
-        for start in range(0, len(dataset), CHUNK):
+    """Write the files of a cache, or those that are missing."""
+    captions = _encoded_before(place)
+    with _ArrayFile(place / LATENTS, len(dataset)) as latents, (place / CAPTIONS).open("a", encoding="utf-8") as lines:
+        for start in range(len(captions), len(dataset), CHUNK):
             pairs = [dataset[index] for index in range(start, min(start + CHUNK, len(dataset)))]
-            caption_rows += [rows.setdefault(pair.caption, len(rows)) for pair in pairs]
-            images = torch.stack([pair.image for pair in pairs])
-            size = (images.shape[-2], images.shape[-1])
-            encoded = base.encode_images(images)
+            encoded = base.encode_images(torch.stack([pair.image for pair in pairs]))
             latents.append(torch.stack([encoded.mean, encoded.log_variance], dim=1).half())
+            lines.writelines(json.dumps(pair.caption) + "\n" for pair in pairs)
+            lines.flush()
+            captions += [pair.caption for pair in pairs]
             os.utime(place)
-            progress(start + len(pairs), len(dataset))
-    _encode_captions(base, list(rows), size, place)
-    (place / "caption_rows.json").write_text(json.dumps(caption_rows), encoding="utf-8")
+            progress(len(captions), len(dataset))
+    rows = {caption: row for row, caption in enumerate(dict.fromkeys(["", *captions]))}
+    height, width = dataset.hints([0]).shape[-2:]
+    _encode_captions(base, list(rows), (height, width), place)
+    (place / "caption_rows.json").write_text(json.dumps([rows[caption] for caption in captions]), encoding="utf-8")
+
+
+def _encoded_before(place: Path) -> list[str]:
+    """The captions of the pairs that are in an unfinished cache; what is behind its last whole chunk is cut off."""
+    latents, captions = place / LATENTS, place / CAPTIONS
+    try:
+        lines = captions.read_text(encoding="utf-8").splitlines(keepends=True)
+        with latents.open("r+b") as file:
+            np.lib.format.read_magic(file)
+            shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+            header, row = file.tell(), dtype.itemsize * math.prod(shape[1:])
+            whole = min((latents.stat().st_size - header) // row, sum(line.endswith("\n") for line in lines))
+            whole -= whole % CHUNK
+            file.truncate(header + whole * row)
+    except (FileNotFoundError, ValueError):  # it was stopped before the first chunk
+        latents.unlink(missing_ok=True)
+        captions.unlink(missing_ok=True)
+        return []
+    captions.write_text("".join(lines[:whole]), encoding="utf-8")
+    return [json.loads(line) for line in lines[:whole]]
 
 
 def _encode_captions(base: Base, captions: list[str], size: tuple[int, int], place: Path) -> None:
     """Write the embeddings of the different captions."""
     contexts_path, vectors_path = place / "contexts.npy", place / "vectors.npy"
+    for path in (contexts_path, vectors_path):
+        path.unlink(missing_ok=True)
     with _ArrayFile(contexts_path, len(captions)) as contexts, _ArrayFile(vectors_path, len(captions)) as vectors:
         for start in range(0, len(captions), CHUNK):
             text = base.encode_text(captions[start : start + CHUNK], size)
@@ -145,7 +192,7 @@ class _ArrayFile:
     Writing through a mapping would be simpler, but where the disk is full it ends the process without a word.
 
     Arguments:
-        path: The file.
+        path: The file; if it is there, it is gone on with.
         count: Rows in all.
     """
 
@@ -162,11 +209,14 @@ class _ArrayFile:
             self._file.close()
 
     def append(self, rows: Tensor) -> None:
-        """Write the next rows."""
+        """Write the next rows, and see them onto the disk."""
         array = rows.cpu().contiguous().numpy()
         if self._file is None:
-            self._file = self._path.open("wb")
-            descr = np.lib.format.dtype_to_descr(array.dtype)
-            header = {"descr": descr, "fortran_order": False, "shape": (self._count, *array.shape[1:])}
-            np.lib.format.write_array_header_1_0(self._file, header)
+            self._file = self._path.open("ab")
+            if self._file.tell() == 0:
+                descr = np.lib.format.dtype_to_descr(array.dtype)
+                header = {"descr": descr, "fortran_order": False, "shape": (self._count, *array.shape[1:])}
+                np.lib.format.write_array_header_1_0(self._file, header)
         self._file.write(array.data)
+        self._file.flush()
+        os.fsync(self._file.fileno())

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import comfy.model_management
 import comfy.utils
 import torch
+from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
-from ...controlnet_core.data.examine import examine
+from ...controlnet_core.data.examine import FolderReport, examine
 from ...controlnet_core.data.folder import FolderDataset
 from ...controlnet_core.data.made_hints import HintMaker
 from ...controlnet_core.data.pairs import PairDataset, ShapesDataset
 from ...controlnet_core.data.picture_pairs import PicturePairs, preview
 from ...controlnet_core.errors import DatasetError
 from ...controlnet_core.training.job import FolderData, ShapesData
-from .folders import dataset_path
+from ...controlnet_core.training.run_folder import replace_file
+from .folders import dataset_path, runs_path
 from .images import host_picture
 from .messages import show, warn
 from .training_data import TrainingData
@@ -37,13 +40,7 @@ def folder_data(chosen: Chosen, node_id: str | None) -> Given:
         DatasetError: If anything about the folder would end the training; the message is the whole report.
     """
     path, size, hint = dataset_path(chosen["folder"]), chosen["size"] or None, chosen["hint"]
-    bar = comfy.utils.ProgressBar(1)
-
-    def looked(done: int, total: int) -> None:
-        comfy.model_management.throw_exception_if_processing_interrupted()
-        bar.update_absolute(done, total)
-
-    report = examine(path, size, hint, looked)
+    report = _examined(chosen)
     if report.problems:
         show(report.text, node_id)
         raise DatasetError(
@@ -52,6 +49,26 @@ def folder_data(chosen: Chosen, node_id: str | None) -> Given:
     data = FolderData(path=path, size=size, hint=hint)
     shown = FolderDataset(path, size or PREVIEW_SIDE, hint)
     return _given(TrainingData(data, chosen["folder"]), shown, report.text, bool(report.warnings), node_id)
+
+
+def _examined(chosen: Chosen) -> FolderReport:
+    """Look through a folder, which may take minutes, or read back what was found in it as it is."""
+    path, size, hint = dataset_path(chosen["folder"]), chosen["size"] or None, chosen["hint"]
+    name = hashlib.blake2b(repr((folder_stamp(chosen), size, hint)).encode(), digest_size=12).hexdigest()
+    kept, adapter = runs_path() / "cache" / "reports" / f"{name}.json", TypeAdapter(FolderReport)
+    with suppress(FileNotFoundError, ValidationError):
+        return adapter.validate_json(kept.read_bytes())
+    bar = comfy.utils.ProgressBar(1)
+
+    def looked(done: int, total: int) -> None:
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        bar.update_absolute(done, total)
+
+    report = examine(path, size, hint, looked)
+    if not report.problems:
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        replace_file(kept, adapter.dump_json(report))
+    return report
 
 
 def folder_stamp(chosen: Chosen) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from pathlib import Path
+from threading import Thread
 
 import numpy
 import pytest
@@ -33,6 +34,78 @@ def test_what_is_encoded_once_is_read_back(tmp_path: Path) -> None:
     text = pairs.text(rows, [True, False, False])
     worst = (text.context - base.encode_text(words, (32, 32)).context).abs().max().item()
     assert worst <= 1e-5, f"largest difference {worst}"
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """The files of the only cache that is there."""
+    (place,) = [path for path in folder.iterdir() if not path.name.startswith(".")]
+    return {path.name: path.read_bytes() for path in place.iterdir()}
+
+
+def stopped_at(step: int, folder: Path) -> None:
+    """Encode until so many pairs are done."""
+
+    def stop(done: int, total: int) -> None:
+        if done == step:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        encode_pairs(small_base(), PAIRS, folder, stop)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """The files of a cache that was written in one go."""
+    folder = tmp_path_factory.mktemp("whole")
+    encode_pairs(small_base(), PAIRS, folder)
+    return contents(folder)
+
+
+@pytest.mark.parametrize(
+    ("done", "cut", "left"),
+    [
+        (16, "nothing", [32, 40]),
+        (40, "nothing", [40]),
+        (32, "a row and a half", [40]),
+        (32, "half a caption", [40]),
+        (32, "the header", [16, 32, 40]),
+        (32, "no caption", [16, 32, 40]),
+    ],
+)
+def test_an_encoding_that_is_stopped_goes_on(
+    whole: dict[str, bytes], tmp_path: Path, done: int, cut: str, left: list[int]
+) -> None:
+    stopped_at(done, tmp_path)
+    (partial,) = tmp_path.glob(".*.partial")
+    latents, captions = partial / "latents.npy", partial / "captions.jsonl"
+    if cut == "a row and a half":  # written by a process that was killed before it wrote the captions
+        latents.write_bytes(latents.read_bytes() + bytes(3 * latents.stat().st_size // (2 * done)))
+    elif cut == "half a caption":
+        captions.write_text(captions.read_text() + '"a red')
+    elif cut == "the header":
+        latents.write_bytes(latents.read_bytes()[:7])
+    elif cut == "no caption":
+        captions.unlink()
+    seen: list[int] = []
+    encode_pairs(small_base(), PAIRS, tmp_path, lambda done, total: seen.append(done))
+    assert seen == left
+    assert contents(tmp_path) == whole
+    assert len(list(tmp_path.iterdir())) == 1, "lock and unfinished cache are gone"
+
+
+def test_two_processes_do_not_encode_the_same(tmp_path: Path) -> None:
+    seen: list[tuple[str, int]] = []
+
+    def encode(name: str) -> None:
+        encode_pairs(small_base(), PAIRS, tmp_path, lambda done, total: seen.append((name, done)))
+
+    both = [Thread(target=encode, args=(name,)) for name in ("first", "second")]
+    for one in both:
+        one.start()
+    for one in both:
+        one.join()
+    assert sorted(done for _, done in seen if done) == [16, 32, 40]
+    assert len(contents(tmp_path)["caption_rows.json"]) > 0 and len(list(tmp_path.iterdir())) == 1
 
 
 def test_a_cache_takes_no_room_that_it_has_not_written(tmp_path: Path) -> None:

@@ -236,6 +236,33 @@ def test_broken_data_is_told_before_any_training(host: Host, folder: Path, name:
     assert any("Problems" in text for _, text in host.server.texts)
 
 
+def test_a_folder_is_read_once_while_it_is_the_same(
+    host: Host, folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    write_pairs(folder)
+    datasets, looked = host.bridge("datasets"), list[tuple[object, ...]]()
+    examine = datasets.examine
+
+    def examined(*given: object) -> object:
+        looked.append(given)
+        return examine(*given)
+
+    monkeypatch.setattr(datasets, "examine", examined)
+    monkeypatch.setattr(datasets, "runs_path", lambda: tmp_path)
+    reports = []
+    for _ in range(2):
+        reports.append(host.run(look(folder))["report"])
+        host.executor.reset()  # as after a restart
+    assert len(looked) == 1 and reports[0] == reports[1]
+    (kept,) = (tmp_path / "cache" / "reports").iterdir()
+    kept.write_text('{"pairs": "none"}')
+    assert host.run(look(folder))["report"] == reports[0] and len(looked) == 2, "a broken report is made again"
+    host.executor.reset()
+    (folder / "captions" / "1.txt").write_text("other words")
+    host.run(look(folder))
+    assert len(looked) == 3
+
+
 @pytest.mark.parametrize("name", WARNINGS)
 def test_odd_data_is_reported(host: Host, folder: Path, name: str) -> None:
     spoil(name, folder)
