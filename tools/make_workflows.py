@@ -77,8 +77,8 @@ NOT_FIRST_TIME = "fetch('/api/settings/Comfy.TutorialCompleted', { method: 'POST
 ARRANGE = """\
 (({ note: text, models: known }) => {
   const nodes = app.graph._nodes, depth = new Map();
-  const room = { LoadControlNet: [360, 170], TrainControlNet: [400, 620],
-    ControlNetCoreDataset: [360, 420], PreviewImage: [360, 390], SaveImage: [420, 420], LoadImage: [300, 330] };
+  const room = { LoadControlNet: [360, 170], TrainControlNet: [450, 960],
+    ControlNetCoreDataset: [360, 560], PreviewImage: [360, 390], SaveImage: [420, 420], LoadImage: [300, 330] };
   for (const node of nodes) node.setSize(room[node.type] ?? [Math.min(node.size[0], 330), node.size[1]]);
   const level = (node) => {
     if (!depth.has(node)) {

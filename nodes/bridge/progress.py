@@ -72,6 +72,10 @@ class TrainingProgress:
         self._say(self._words(), preview is not None or report.step == self.settings.steps)
         comfy.model_management.throw_exception_if_processing_interrupted()
 
+    def stopped(self) -> None:
+        """Show that what was done is kept."""
+        self._say(f"stopped at step {self._step:,} of {self.settings.steps:,}: Run goes on from there", True)
+
     def _say(self, text: str, now: bool) -> None:
         """Show a text, if it is long enough since the last one."""
         moment = time.monotonic()

@@ -82,10 +82,10 @@ def train_in_graph(
         with torch.inference_mode(False), warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             folder = _trained_run(sources, data, settings, node_id, device)
+    finally:
         for one in caught:
             if issubclass(one.category, UserWarning):
                 warn(str(one.message), node_id)
-    finally:
         gc.collect()
         comfy.model_management.soft_empty_cache()
     path = _published(folder, name)
@@ -116,9 +116,13 @@ def _trained_run(
     base.to(device)
     folder.write_text(SETTINGS, settings_file(settings, data, checkpoint_path(*sources)))
     progress.hints = None if validation is None else validation.hints
-    with closing(train(settings, base, dataset, validation, progress.encoding)) as reports:
-        for report in reports:  # where ComfyUI is interrupted, closing them writes a checkpoint
-            progress.show(report)
+    try:
+        with closing(train(settings, base, dataset, validation, progress.encoding)) as reports:
+            for report in reports:  # closing them writes a checkpoint
+                progress.show(report)
+    except comfy.model_management.InterruptProcessingException:
+        progress.stopped()
+        raise
     write_run_report(folder, f"{base.family.unet.family} ControlNet trained on {data.words}", validation)
     return folder
 

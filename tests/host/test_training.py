@@ -128,6 +128,7 @@ def test_an_interrupted_training_goes_on(
     else:
         interrupted(lambda: any(line["step"] == moment for line in steps_done()))
     assert "path" not in host.run(Training().graph)
+    assert any("Run goes on" in text for _, text in host.server.texts)
     finished = weights(host.run(Training().graph)["path"])
     lines = [line for line in steps_done() if "loss" in line]
     assert [line["step"] for line in lines] == list(range(1, SETTINGS["steps"] + 1)), "no step is done twice"
