@@ -12,11 +12,10 @@ from ..controlnet_core.errors import SettingError
 
 ControlNetStack = io.Custom("CONTROL_NET_STACK")
 """A list of (CONTROL_NET, IMAGE, strength, start, end), as several extensions exchange it."""
-
-CUSTOM = "custom"
 ControlNetDataset = io.Custom("CONTROL_NET_DATASET")
 """What to learn from: a `TrainingData`."""
 
+CUSTOM = "custom"
 OWN_SIDES = "curve's own"
 
 CURVE_TOOLTIP = """\

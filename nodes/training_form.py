@@ -72,7 +72,8 @@ def _input(name: str, field: FieldInfo, tooltip: str) -> io.Input:
     limits = {word: getattr(limit, word) for limit in field.metadata for word in words if hasattr(limit, word)}
     low, high = limits.get("ge", limits.get("gt", 0)), limits.get("le", limits.get("lt", MOST))
     if field.annotation is int:
-        return io.Int.Input(name, min=low, max=min(high, MOST), **common)
+        # The editor would give a new seed to every run, and a run goes on only where its seed stays.
+        return io.Int.Input(name, min=low, max=min(high, MOST), control_after_generate=False, **common)
     step = FINEST_STEP if name == "learning_rate" else FINE_STEP
     return io.Float.Input(name, min=float(low), max=float(high), step=step, round=False, **common)
 

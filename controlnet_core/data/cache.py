@@ -87,12 +87,7 @@ def encode_pairs(base: Base, dataset: PairDataset, folder: Path, progress: Progr
         try:
             folder.mkdir(parents=True, exist_ok=True)
             with _alone(folder / f".{name}.lock", lambda: progress(0, len(dataset))):
-                if not place.is_dir():  # another process may have been faster
-                    partial.mkdir(exist_ok=True)
-                    os.utime(partial)
-                    _remove_abandoned(folder)
-                    _encode(base, dataset, partial, progress)
-                    os.replace(partial, place)
+                _fill(place, partial, base, dataset, progress)
         except OSError as error:
             shutil.rmtree(partial, ignore_errors=True)
             raise RunFolderError(
@@ -124,6 +119,16 @@ def _alone(lock_file: Path, waiting: Callable[[], None]) -> Iterator[None]:
         with suppress(PermissionError):  # Windows keeps files that are open
             lock_file.unlink(missing_ok=True)
         lock.release()
+
+
+def _fill(place: Path, partial: Path, base: Base, dataset: PairDataset, progress: Progress) -> None:
+    """Write a cache, unless another process was faster."""
+    if not place.is_dir():
+        partial.mkdir(exist_ok=True)
+        os.utime(partial)
+        _remove_abandoned(place.parent)
+        _encode(base, dataset, partial, progress)
+        os.replace(partial, place)
 
 
 def _remove_abandoned(folder: Path) -> None:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from collections.abc import Generator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -203,13 +202,12 @@ def train(
     trainer = Trainer(settings, base, encode_pairs(base, dataset, settings.out / "cache", progress), dataset)
     log = RunLog(folder, trainer)
     try:
-        if validation is not None and settings.evaluates_at(trainer.step) and not log.evaluated:
+        if validation is not None and settings.evaluates_at(trainer.step) and not log.begins_evaluated:
             yield log.note(trainer.evaluated(StepReport(trainer.step, None, 0.0, 0.0), validation))
         while trainer.step < settings.steps:
             report = trainer.take_step()
             if validation is not None and settings.evaluates_at(trainer.step):
-                with log.kept_if_stopped(report):
-                    report = trainer.evaluated(report, validation)
+                report = log.evaluated(report, validation)
             log.note(report)
             if trainer.step == settings.steps or trainer.step % settings.checkpoint_every == 0:
                 log.save()
@@ -236,7 +234,7 @@ class RunLog:
         trainer: The trainer.
 
     Attributes:
-        evaluated: Whether the weights that the run begins with were evaluated before.
+        begins_evaluated: Whether the weights that the run goes on with were evaluated before.
     """
 
     def __init__(self, folder: RunFolder, trainer: Trainer) -> None:
@@ -247,7 +245,7 @@ class RunLog:
             trainer.restore(checkpoint)
         self._saved = -1 if checkpoint is None else checkpoint.step
         lines = folder.rewind(self._saved)
-        self.evaluated = any(line["step"] == trainer.step and "following" in line for line in lines)
+        self.begins_evaluated = any(line["step"] == trainer.step and "following" in line for line in lines)
         self._session = 1 + max((line["session"] for line in lines), default=0)
 
     def note(self, report: StepReport) -> StepReport:
@@ -262,11 +260,10 @@ class RunLog:
         self.folder.log(line)
         return report
 
-    @contextmanager
-    def kept_if_stopped(self, report: StepReport) -> Iterator[None]:
-        """Keep a step whose evaluation is stopped or fails; where the run goes on, that evaluation is made first."""
+    def evaluated(self, report: StepReport, validation: Validation) -> StepReport:
+        """Add an evaluation to the report of a step; stopped, it is made up for later, and the step is kept."""
         try:
-            yield
+            return self.trainer.evaluated(report, validation)
         except BaseException:
             self.note(report)
             self.save()

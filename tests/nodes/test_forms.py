@@ -46,6 +46,12 @@ def test_workflows_use_inputs_that_exist(extension: Extension) -> None:
                 assert {name for name, one in inputs.items() if not one.optional} <= node["inputs"].keys(), path
 
 
+def test_the_editor_leaves_the_seed_of_a_training_as_it_is(extension: Extension) -> None:
+    """It changes a number called `seed` behind each run unless it is told not to, and a changed seed is another run."""
+    (seed,) = (one for one in extension.nodes["TrainControlNet"].GET_SCHEMA().inputs if one.id == "seed")
+    assert seed.control_after_generate is False
+
+
 def test_an_old_host_gets_one_sentence(extension: Extension, monkeypatch: pytest.MonkeyPatch) -> None:
     version = extension.module("nodes.bridge.version")
     import comfyui_version
