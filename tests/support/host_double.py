@@ -26,6 +26,7 @@ class Socket:
         self.optional = bool(options.pop("optional", False))
         self.display_name = options.get("display_name")
         self.tooltip = options.get("tooltip")
+        self.control_after_generate = options.get("control_after_generate")
         self.options = options
 
 
