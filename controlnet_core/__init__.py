@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from .config import TextEncoderConfig as TextEncoderConfig
     from .config import UNetConfig as UNetConfig
     from .control.stack import Control as Control
+    from .data.folder import FolderDataset as FolderDataset
     from .data.pairs import Pair as Pair
     from .data.pairs import PairDataset as PairDataset
     from .data.pairs import ShapesDataset as ShapesDataset
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from .training.loop import StepReport as StepReport
     from .training.loop import run_path as run_path
     from .training.loop import train as train
+    from .training.opening import hold_out as hold_out
     from .training.settings import TrainSettings as TrainSettings
     from .weights.load import load_controlnet as load_controlnet
     from .weights.load_base import load_base as load_base
@@ -55,6 +57,7 @@ HOMES = {
     "ControlNetCoreError": "errors",
     "FAMILIES": "config",
     "Family": "config",
+    "FolderDataset": "data.folder",
     "NoiseSchedule": "schedule",
     "Pair": "data.pairs",
     "PairDataset": "data.pairs",
@@ -73,6 +76,7 @@ HOMES = {
     "UNet": "model.unet",
     "UNetConfig": "config",
     "generate": "sampling.generate",
+    "hold_out": "training.opening",
     "inspect_checkpoint": "weights.report",
     "load_base": "weights.load_base",
     "load_controlnet": "weights.load",

@@ -108,6 +108,8 @@ def run(arguments: argparse.Namespace) -> int:
     job = read_job(arguments.settings, changes)
     check_writable(job.out)
     base, dataset, validation = opened(job)
+    if validation is None:
+        note("too few pairs to keep any from training: how well hints are followed is not measured")
     title = f"{base.family.unet.family} ControlNet trained on {described(job.data)}"
     path, report = train_watched(job.settings(), base, dataset, validation, title)
     print_run(path, report, arguments.json)

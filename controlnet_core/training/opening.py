@@ -44,7 +44,17 @@ def open_data(
 def hold_out(
     pairs: PairDataset, evaluation: EvaluationSettings, base: Base, progress: Progress | None = None
 ) -> OpenedData:
-    """Keep some pairs from training and measure a run on them; the arguments are those of `open_data`."""
+    """Keep some pairs from training, to measure a run on them.
+
+    Arguments:
+        pairs: All pairs.
+        evaluation: How to measure a run.
+        base: The base to train on.
+        progress: Told how many samples are drawn when a run is measured.
+
+    Returns:
+        The pairs to train on and the validation for `train`; if there are fewer than 20, all pairs and None.
+    """
     training, held_out = split_held_out(pairs)
     if held_out is None:
         return training, None
