@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import comfy.memory_management
 import comfy.sd1_clip
 import comfy.supported_models
 import folder_paths
@@ -64,8 +65,15 @@ class Bases(Builder):
         return given["model"], given["clip"], given["vae"]
 
 
-@pytest.mark.parametrize("family", ["sd15", "sd21", "sdxl"])
-def test_a_base_of_the_graph_is_that_of_its_file(host: Host, checkpoints: dict[str, Path], family: str) -> None:
+@pytest.mark.parametrize(
+    ("family", "dynamic"), [("sd15", False), ("sd15", True), ("sd21", False), ("sdxl", False), ("sdxl", True)]
+)
+def test_a_base_of_the_graph_is_that_of_its_file(
+    host: Host, checkpoints: dict[str, Path], monkeypatch: pytest.MonkeyPatch, family: str, dynamic: bool
+) -> None:
+    """Also where ComfyUI's layers have no weights until a file's are mapped into them, as on a GPU with DynamicVRAM."""
+    monkeypatch.setattr(comfy.memory_management, "aimdo_enabled", dynamic)
+    host.executor.reset()
     write_checkpoint(checkpoints[family], family)
     ours = host.bridge("weights_out").base_of(*Bases(checkpoints[family]).loaded(host))
     theirs = load_base(checkpoints[family], dtype=torch.float32, tokenizer=TOKENIZER)
