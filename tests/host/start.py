@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -17,6 +18,8 @@ if not (COMFYUI / "comfy").is_dir():
 sys.path[:] = [str(COMFYUI), *(place for place in sys.path if Path(place or ".").resolve() != ROOT), str(ROOT)]
 sys.argv[1:] = ["--cpu"]
 os.environ["TQDM_DISABLE"] = "1"
+# A shell starts background jobs with Ctrl-C ignored, and the commands that tests start would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import comfy.options  # noqa: E402 - the path comes first
 
