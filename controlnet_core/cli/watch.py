@@ -124,7 +124,8 @@ def _train(
         def encoded(done: int, total: int) -> None:
             encoding.show(done, total)
             if interruption.asked:
-                raise KeyboardInterrupt
+                message = f"stopped at once; {done:,} of {total:,} pairs are encoded and kept; {GO_ON}"
+                raise Interrupted(message, {"folder": str(path)})
 
         shown = TrainingBar(bar, settings.steps)
         reports = train(settings, base, dataset, validation, encoded)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from PIL import Image
 from torch import Tensor
 
@@ -110,19 +111,26 @@ def test_a_second_ctrl_c_stops_at_once(words: list[str], monkeypatch: pytest.Mon
     assert not list((Path(json.loads(out)["interrupted"]["folder"]) / "checkpoints").iterdir())
 
 
-def test_ctrl_c_while_pairs_are_encoded_stops_there(
+def test_ctrl_c_while_pairs_are_encoded_stops_there_and_they_are_kept(
     words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: Capture, tmp_path: Path
 ) -> None:
-    plain = Base.encode_images
+    plain, pressed = Base.encode_images, list[Tensor]()
 
     def encode_images(base: Base, images: Tensor) -> LatentDistribution:
-        signal.raise_signal(signal.SIGINT)
+        if not pressed:
+            signal.raise_signal(signal.SIGINT)
+        pressed.append(images)
         return plain(base, images)
 
     monkeypatch.setattr(Base, "encode_images", encode_images)
-    assert main(words) == 130
-    assert "interrupted: stopped at once" in capsys.readouterr().err
-    assert not list((tmp_path / "runs" / "cache").iterdir())
+    more = [*words, "--set", "data.count=40"]
+    assert main(more) == 130
+    assert "interrupted: stopped at once; 16 of 40 pairs are encoded and kept" in capsys.readouterr().err
+    assert main(more) == 0
+    assert not list((tmp_path / "runs" / "cache").glob(".*")), "an unfinished cache is left"
+    encoded = [len(images) for images in pressed[:3]]
+    assert encoded == [16, 16, 8], "no pair is encoded twice"
+    assert not any(torch.equal(pressed[0][0], images[0]) for images in pressed[1:3])
 
 
 @pytest.mark.parametrize(
