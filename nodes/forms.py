@@ -105,4 +105,3 @@ def read_weights(curve: str, block_weights: str) -> Weights:
 def read_sides(side: str) -> Sides | None:
     """The sides that a form asks for; None is the curve's own."""
     return None if side == OWN_SIDES else side  # type: ignore[return-value]  # a combo's value
-

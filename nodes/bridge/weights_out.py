@@ -249,4 +249,3 @@ def _origin(patcher: HostModel) -> str | None:
     again = getattr(patcher, "cached_patcher_init", None)
     first = again[1][0] if again and again[1] else None
     return first if isinstance(first, str) else None
-

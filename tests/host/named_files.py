@@ -67,5 +67,3 @@ def random_tensors(shapes: Iterable[tuple[str, Shape]]) -> dict[str, Tensor]:
         return scaled.repeat(-(-count // len(noise)))[:count].reshape(shape)
 
     return {key: one(key, shape) for key, shape in shapes}
-
-
