@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,10 +22,14 @@ from .unet import UNet, check_inputs
 class ControlNetBlock(nn.Module):
     """Any block with a ControlNet: `y_c = F(x; T) + Z(F(x + Z(c; Tz1); Tc); Tz2)` (equation 2, section 3.1).
 
-    F(.; T) is the locked block, F(.; Tc) its trainable copy, Z(.; Tz1) and Z(.; Tz2) are the zero layers.
+    F(.; T) is the locked block, F(.; Tc) its trainable copy, Z(.; Tz1) and Z(.; Tz2) are the zero layers. The paper
+    names a residual block, a convolution with batch normalisation and ReLU, multi-head attention and a transformer.
+
+    Locked means locked: the locked block has no gradient, and it stays in evaluation when everything around it is set
+    to training, so that neither the statistics of its norms nor its dropout change what the base does.
 
     Arguments:
-        block: The block to lock; a copy of it is trained.
+        block: The block to lock; a copy of it is trained. If it returns a tuple, the first of it is controlled.
         inputs: Channels of what the block takes; the condition has as many.
         outputs: Channels of what it gives.
         zero_layer: `zero_layer(inputs, outputs)` makes a layer, whose parameters are then set to zero:
@@ -46,15 +51,38 @@ class ControlNetBlock(nn.Module):
         self.zero_out = make(outputs, outputs)
         zero_(self.zero_in)
         zero_(self.zero_out)
+        self.train(self.training)
 
-    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
-        """Map `x` with a `condition` of the same shape to what the block gives for `x`, controlled."""
-        output: Tensor = self.locked(x) + self.zero_out(self.trainable_copy(x + self.zero_in(condition)))
-        return output
+    def train(self, mode: bool = True) -> ControlNetBlock:
+        """Set the trainable copy to training or evaluation; the locked block stays in evaluation."""
+        super().train(mode)
+        self.locked.train(False)
+        return self
+
+    def forward(self, x: Tensor, condition: Tensor, *others: Any, **named: Any) -> Any:
+        """Map `x` with a `condition` of the same shape to what the block gives for `x`, controlled.
+
+        Arguments:
+            x: What the block takes.
+            condition: What steers it, of the same shape.
+            others: What else the block takes, such as a time embedding or a text; both blocks are given the same.
+            named: The same by name.
+        """
+        output = self.locked(x, *others, **named)
+        copied = self.trainable_copy(x + self.zero_in(condition), *others, **named)
+        if isinstance(output, tuple):
+            return output[0] + self.zero_out(copied[0]), *output[1:]
+        return output + self.zero_out(copied)
 
 
 class ControlNet(nn.Module):
     """The ControlNet of a Stable Diffusion UNet: encoder, hint encoder and zero convolutions (section 3.2).
+
+    It is `ControlNetBlock` over the whole encoder. Each of the 12 encoder blocks and the middle block is locked in the
+    UNet and has a trainable copy here; together they are 10 residual blocks, 7 transformers, 3 downsamplings and a
+    convolution. The condition enters once, through the zero convolution of the hint, since a copy hands it on to the
+    next one; it leaves 13 times, through the zero convolution behind each block. What the locked blocks give is added in
+    the UNet: to the 12 skips that its decoder reads, and to the middle.
 
     On `torch.nn` it is made ready for training from scratch, its zero convolutions at zero; `from_unet` is how the
     paper starts. On a host's operations it is an empty vessel to load weights into.

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -17,8 +18,8 @@ AttentionFunction = Callable[[Tensor, Tensor, Tensor, int], Tensor]
 
 def scaled_dot_product_attention(query: Tensor, key: Tensor, value: Tensor, heads: int) -> Tensor:
     """Attention over (B, L, heads * channels) tensors by torch's own kernels."""
-    query, key, value = (part.unflatten(-1, (heads, -1)).transpose(1, 2) for part in (query, key, value))
-    return functional.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(-2)
+    query, key, value = (rearrange(part, "b l (h c) -> b h l c", h=heads) for part in (query, key, value))
+    return rearrange(functional.scaled_dot_product_attention(query, key, value), "b h l c -> b l (h c)")
 
 
 class Operations(Protocol):

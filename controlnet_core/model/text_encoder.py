@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -40,10 +41,10 @@ class CausalSelfAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, L, width) to (B, L, width)."""
         query, key, value = (
-            part(x).unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in (self.query, self.key, self.value)
+            rearrange(part(x), "b l (h c) -> b h l c", h=self.heads) for part in (self.query, self.key, self.value)
         )
         attended = functional.scaled_dot_product_attention(query, key, value, is_causal=True)
-        output: Tensor = self.output(attended.transpose(1, 2).flatten(-2))
+        output: Tensor = self.output(rearrange(attended, "b h l c -> b l (h c)"))
         return output
 
 

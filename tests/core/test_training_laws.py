@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -16,6 +16,7 @@ from controlnet_core.config import Prediction, UNetConfig
 from controlnet_core.control.stack import Control, ControlStack
 from controlnet_core.control.step import StepInput
 from controlnet_core.model.attention import TransformerBlock
+from controlnet_core.model.blocks import ResidualBlock
 from controlnet_core.model.controlnet import ControlNet, ControlNetBlock
 from controlnet_core.model.hint import HintEncoderKind
 from controlnet_core.model.layers import LayerFactory
@@ -132,48 +133,125 @@ def test_two_nets_add_and_strength_0_is_no_control() -> None:
     assert same_bits(unet(*inputs, residuals=nothing), plain)
 
 
-class WithContext(nn.Module):
-    """A transformer block that attends to one fixed text."""
+class SelfAttention(nn.Module):
+    """`torch.nn.MultiheadAttention` of a sequence to itself, as the paper's block has one input."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.block = TransformerBlock(32, SMALL.unet, LayerFactory())
-        self.register_buffer("context", noise(2, 5, SMALL.unet.context_dim, seed=8))
+        self.attention = nn.MultiheadAttention(32, 4, dropout=0.5, batch_first=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        output: Tensor = self.block(x, self.context)
+        output: Tensor = self.attention(x, x, x, need_weights=False)[0]
         return output
 
 
-BLOCKS: dict[str, tuple[nn.Module, tuple[int, int], type[nn.Module] | None, tuple[int, ...]]] = {
-    "perceptron": (nn.Sequential(nn.Linear(6, 12), nn.SiLU(), nn.Linear(12, 5)), (6, 5), nn.Linear, (3, 6)),
-    "convolution": (nn.Conv2d(4, 6, 3, padding=1), (4, 6), None, (2, 4, 5, 5)),
-    "attention": (WithContext(), (32, 32), nn.Linear, (2, 7, 32)),
+@dataclass(frozen=True)
+class Case:
+    """A block, the channels of what it takes and gives, the shape of `x`, and what else it takes."""
+
+    block: nn.Module
+    channels: tuple[int, int]
+    shape: tuple[int, ...]
+    zero_layer: type[nn.Module] | None = None
+    others: tuple[Tensor, ...] = ()
+
+
+BLOCKS = {
+    "perceptron": Case(nn.Sequential(nn.Linear(6, 12), nn.SiLU(), nn.Linear(12, 5)), (6, 5), (3, 6), nn.Linear),
+    "conv-bn-relu": Case(
+        nn.Sequential(nn.Conv2d(4, 6, 3, padding=1), nn.BatchNorm2d(6), nn.ReLU()), (4, 6), (2, 4, 5, 5)
+    ),
+    "resnet block": Case(
+        ResidualBlock(32, 64, LayerFactory(), embedding_dim=8),
+        (32, 64),
+        (2, 32, 5, 5),
+        others=(noise(2, 8, seed=9).double(),),
+    ),
+    "multi-head attention": Case(SelfAttention(), (32, 32), (2, 7, 32), nn.Linear),
+    "multi-head attention to a text": Case(
+        nn.MultiheadAttention(32, 4, dropout=0.5, batch_first=True),
+        (32, 32),
+        (2, 7, 32),
+        nn.Linear,
+        others=(noise(2, 5, 32, seed=8).double(), noise(2, 5, 32, seed=9).double()),
+    ),
+    "transformer": Case(
+        nn.TransformerEncoderLayer(32, 4, 64, dropout=0.5, batch_first=True), (32, 32), (2, 7, 32), nn.Linear
+    ),
+    "transformer block of Stable Diffusion": Case(
+        TransformerBlock(32, SMALL.unet, LayerFactory()),
+        (32, 32),
+        (2, 7, 32),
+        nn.Linear,
+        others=(noise(2, 5, SMALL.unet.context_dim, seed=8).double(),),
+    ),
 }
+
+
+def first(output: Tensor | tuple[Tensor, ...]) -> Tensor:
+    return output[0] if isinstance(output, tuple) else output
+
+
+def frozen(block: nn.Module) -> nn.Module:
+    """The block alone, as it is locked: torch's attention rounds otherwise where gradients are wanted."""
+    return randomised(copy.deepcopy(block)).double().train(False).requires_grad_(False)
+
+
+def controlled_block(case: Case, original: nn.Module) -> ControlNetBlock:
+    return ControlNetBlock(copy.deepcopy(original), *case.channels, case.zero_layer).double()
 
 
 @pytest.mark.parametrize("kind", BLOCKS)
 def test_equation_2_holds_for_any_block(kind: str) -> None:
-    made, channels, zero_layer, shape = BLOCKS[kind]
-    original = randomised(copy.deepcopy(made)).double()
-    controlled = ControlNetBlock(copy.deepcopy(original), *channels, zero_layer).double()
-    x, condition = noise(*shape, seed=6).double(), noise(*shape, seed=7).double()
-    assert same_bits(controlled(x, condition), original(x)), "control at the start"
+    case = BLOCKS[kind]
+    original = frozen(case.block)
+    controlled = controlled_block(case, original).train(False)
+    x, condition = noise(*case.shape, seed=6).double(), noise(*case.shape, seed=7).double()
+    plain = first(original(x, *case.others))
+    assert same_bits(first(controlled(x, condition, *case.others)), plain), "control at the start"
 
     for number, part in enumerate((controlled.trainable_copy, controlled.zero_in, controlled.zero_out)):
         randomised(part, seed=10 + number)
     theta_c: dict[str, Tensor] = dict(controlled.trainable_copy.named_parameters())
-    copied = functional_call(original, theta_c, (x + by_hand(controlled.zero_in, condition),))
-    expected = original(x) + by_hand(controlled.zero_out, copied)
-    found = controlled(x, condition)
+    steered = x + by_hand(controlled.zero_in, condition)
+    copied = first(functional_call(original, theta_c, (steered, *case.others)))
+    expected = plain + by_hand(controlled.zero_out, copied)
+    found = first(controlled(x, condition, *case.others))
     worst = (found - expected).abs().max().item()
     assert worst <= 1e-12, f"largest difference {worst}"
-    assert (found - original(x)).abs().max() > 0.1, "no control, so the test shows nothing"
+    assert (found - plain).abs().max() > 0.1, "no control, so the test shows nothing"
 
     found.square().mean().backward()
     with_gradient = {name for name, parameter in controlled.named_parameters() if parameter.grad is not None}
     assert with_gradient == {name for name, _ in controlled.named_parameters() if not name.startswith("locked.")}
     assert all(largest_gradient(controlled.get_parameter(name)) > 0 for name in with_gradient)
+
+
+@pytest.mark.parametrize("kind", BLOCKS)
+def test_locked_means_locked_while_everything_around_it_trains(kind: str) -> None:
+    case = BLOCKS[kind]
+    original = frozen(case.block)
+    around = nn.ModuleList([controlled_block(case, original)])
+    controlled = around[0]
+    before = {name: value.clone() for name, value in controlled.locked.state_dict().items()}
+    x, condition = noise(*case.shape, seed=6).double(), noise(*case.shape, seed=7).double()
+    optimizer = torch.optim.SGD(controlled.parameters(), lr=1e-2)
+
+    around.train()
+    torch.manual_seed(0)  # of the copy's dropout
+    assert controlled.trainable_copy.training
+    assert same_bits(first(controlled(x, condition, *case.others)), first(original(x, *case.others))), "at the start"
+    for _ in range(3):
+        optimizer.zero_grad()
+        first(controlled(x, condition, *case.others)).square().mean().backward()
+        optimizer.step()
+    moved = {name for name, value in controlled.locked.state_dict().items() if not same_bits(value, before[name])}
+    assert not moved, f"the locked block changed: {moved}"
+    copied = dict(controlled.trainable_copy.state_dict())
+    assert any(not same_bits(value, before[name]) for name, value in copied.items()), "nothing was trained"
+    assert not any(module.training for module in controlled.locked.modules())
+    controlled.train(False)
+    assert not controlled.trainable_copy.training
 
 
 def by_hand(layer: nn.Module, x: Tensor) -> Tensor:
