@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -59,7 +58,9 @@ class ControlNetBlock(nn.Module):
         self.locked.train(False)
         return self
 
-    def forward(self, x: Tensor, condition: Tensor, *others: Any, **named: Any) -> Any:
+    def forward(
+        self, x: Tensor, condition: Tensor, *others: Tensor | None, **named: Tensor | bool | None
+    ) -> Tensor | tuple[Tensor, ...]:
         """Map `x` with a `condition` of the same shape to what the block gives for `x`, controlled.
 
         Arguments:
@@ -68,11 +69,12 @@ class ControlNetBlock(nn.Module):
             others: What else the block takes, such as a time embedding or a text; both blocks are given the same.
             named: The same by name.
         """
-        output = self.locked(x, *others, **named)
+        output: Tensor | tuple[Tensor, ...] = self.locked(x, *others, **named)
         copied = self.trainable_copy(x + self.zero_in(condition), *others, **named)
         if isinstance(output, tuple):
             return output[0] + self.zero_out(copied[0]), *output[1:]
-        return output + self.zero_out(copied)
+        controlled: Tensor = output + self.zero_out(copied)
+        return controlled
 
 
 class ControlNet(nn.Module):
@@ -80,9 +82,9 @@ class ControlNet(nn.Module):
 
     It is `ControlNetBlock` over the whole encoder. Each of the 12 encoder blocks and the middle block is locked in the
     UNet and has a trainable copy here; together they are 10 residual blocks, 7 transformers, 3 downsamplings and a
-    convolution. The condition enters once, through the zero convolution of the hint, since a copy hands it on to the
-    next one; it leaves 13 times, through the zero convolution behind each block. What the locked blocks give is added in
-    the UNet: to the 12 skips that its decoder reads, and to the middle.
+    convolution. The condition enters once, through the zero convolution of the hint, since each copy hands it on to the
+    next; it leaves 13 times, through the zero convolution after each block. The UNet adds these outputs to what its
+    locked blocks give: to the 12 skips that its decoder reads, and to the middle.
 
     On `torch.nn` it is made ready for training from scratch, its zero convolutions at zero; `from_unet` is how the
     paper starts. On a host's operations it is an empty vessel to load weights into.

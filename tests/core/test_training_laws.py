@@ -231,13 +231,12 @@ def test_equation_2_holds_for_any_block(kind: str) -> None:
 def test_locked_means_locked_while_everything_around_it_trains(kind: str) -> None:
     case = BLOCKS[kind]
     original = frozen(case.block)
-    around = nn.ModuleList([controlled_block(case, original)])
-    controlled = around[0]
+    controlled = controlled_block(case, original)
     before = {name: value.clone() for name, value in controlled.locked.state_dict().items()}
     x, condition = noise(*case.shape, seed=6).double(), noise(*case.shape, seed=7).double()
     optimizer = torch.optim.SGD(controlled.parameters(), lr=1e-2)
 
-    around.train()
+    nn.Sequential(controlled).train()  # as the whole of a model is
     torch.manual_seed(0)  # of the copy's dropout
     assert controlled.trainable_copy.training
     assert same_bits(first(controlled(x, condition, *case.others)), first(original(x, *case.others))), "at the start"
