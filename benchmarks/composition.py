@@ -72,7 +72,7 @@ def draw(base: Base, nets: Nets, count: int, settings: SamplingSettings) -> Eval
     controls = [Control(net, pairs[kind].hints(rows), sides="conditional") for kind, net in nets.items()]
     pictures = generate(base, [""] * count, controls, settings=settings).cpu()
     scenes = pairs["outline"].scenes(rows)
-    return Evaluation(float(following_scores(pictures, scenes).mean()), caption_accuracy(pictures, scenes), pictures)
+    return Evaluation(tuple(following_scores(pictures, scenes).tolist()), caption_accuracy(pictures, scenes), pictures)
 
 
 def summary(evaluations: Mapping[str, Evaluation[CaptionAccuracy]]) -> dict[str, dict[str, float]]:

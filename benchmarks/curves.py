@@ -95,7 +95,7 @@ def draw(
     controls = [] if way.curve is None else [Control(net, pairs.hints(rows), weights=way.curve, sides=way.sides)]
     pictures = generate(base, prompts, controls, settings=settings).cpu()
     scenes = pairs.scenes(rows)
-    return Evaluation(float(following_scores(pictures, scenes).mean()), caption_accuracy(pictures, scenes), pictures)
+    return Evaluation(tuple(following_scores(pictures, scenes).tolist()), caption_accuracy(pictures, scenes), pictures)
 
 
 def summary(grid: Grid) -> list[dict[str, Any]]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from .output import note, print_result
 from .parser import Commands, new_command
 from .picture_files import check_writable
-from .watch import train_watched
+from .watch import convergence_words, train_watched
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 DESCRIPTION = """\
 Train a ControlNet on the small base that comes with this package, from a copy
 of its encoder and zero convolutions, on pairs of shapes and their outlines. It
-shows the step at which the net suddenly begins to follow its hints, and draws
+shows the step at which the net begins to follow its hints, and draws
 pictures from hints that nobody trained on, one of them the edges of a real
 photograph. Needs no download and no GPU. A demo that was stopped goes on where
 it was."""
@@ -87,7 +87,7 @@ def run(arguments: argparse.Namespace) -> int:
         ("", f"{following['empty_prompt']:.3f} with an empty prompt"),
         ("", f"{following['without_control']:.3f} without control"),
         ("", f"{following['ceiling']:.3f} for true images, encoded and decoded"),
-        ("jump", f"step {report['jump_step']}" if report["jump_step"] is not None else "it does not follow its hints"),
+        ("", convergence_words(report["convergence"])),
     ]
     print_result(facts, report, arguments.json)
     return 0

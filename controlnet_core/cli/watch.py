@@ -102,14 +102,23 @@ def print_run(path: Path, report: dict[str, Any], as_json: bool) -> None:
     shown = str(picture) if picture.exists() else None
     steps = f"{report['steps']:,} in {report['seconds']:.0f} s, evaluations not counted"
     facts: list[tuple[str, object]] = [("run folder", path), ("net", net), ("report", shown), ("steps", steps)]
-    following, jump = report["following"], report["jump_step"]
+    following = report["following"]
     if following["caption"] is not None:
         levels = f"without control {following['without_control']:.2f}, at best {following['ceiling']:.2f}"
         facts += [
             ("following", f"{following['caption']:.2f} ({levels})"),
-            ("jump", "none: the net does not follow its hints yet" if jump is None else f"step {jump:,}"),
+            ("", convergence_words(report["convergence"])),
         ]
     print_result(facts, {"folder": str(path), "net": str(net), "picture": shown, **report}, as_json)
+
+
+def convergence_words(found: dict[str, Any] | None) -> str:
+    """What a report's `convergence` says, in words."""
+    if found is None:
+        return "does not follow its hints yet"
+    from ..evaluation.convergence import Convergence
+
+    return Convergence(**{name: found[name] for name in found if name != "pace"}).words
 
 
 def _train(

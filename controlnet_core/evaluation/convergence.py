@@ -1,36 +1,105 @@
-"""Sudden convergence: the step at which a net begins to follow its hints (Zhang et al. 2023, section 3.3, figure 4)."""
+"""Sudden convergence: when a net begins to follow its hints, and how abruptly.
+
+Figure 4 of Zhang et al. 2023 (section 3.3) shows a net that ignores its hint at step 6,100 and follows it at step
+6,133. Whether a run is like that is measured here, with an answer for the case that it is not: the rise may as well be
+gradual, or the evaluations too few to tell.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from statistics import median
+from typing import Literal
+
+Pace = Literal["sudden", "gradual", "unresolved"]
 
 RISEN, FOLLOWING = 0.25, 0.5
 """Shares of the way from the score without control to the ceiling: risen above every accident, and following."""
+QUARTER, THREE_QUARTERS = 0.25, 0.75
+"""Between these shares of its own way a rise is timed."""
+SUDDEN = 0.75
+"""The least abruptness of a sudden rise: it takes at most a third of the steps that went by before it."""
 
 
-def jump_step(scores: Sequence[tuple[int, float]], without_control: float, ceiling: float) -> int | None:
-    """Find the evaluation at which following jumps.
+@dataclass(frozen=True)
+class Convergence:
+    """The rise of a following score.
+
+    Abruptness is the step at which a quarter of the rise is done, over that at which three quarters are: nearly 1 for
+    a jump after a long wait (0.995 in the paper's figure), 1/3 for a straight rise from the first step on. It does not
+    depend on how fast the net learns. Evaluations lie some steps apart, so that it is known between two bounds only.
+
+    Attributes:
+        begins: The evaluation at which following begins, a quarter of the way to the ceiling.
+        least_abruptness: The lower bound.
+        most_abruptness: The upper bound.
+    """
+
+    begins: int
+    least_abruptness: float
+    most_abruptness: float
+
+    @property
+    def pace(self) -> Pace:
+        """Sudden or gradual; unresolved where the evaluations are too far apart to tell."""
+        if self.least_abruptness >= SUDDEN:
+            return "sudden"
+        return "gradual" if self.most_abruptness < SUDDEN else "unresolved"
+
+    @property
+    def words(self) -> str:
+        """What the mark in a report says."""
+        pace = "too few evaluations to tell how suddenly" if self.pace == "unresolved" else self.pace
+        return f"begins to follow at step {self.begins:,}; {pace}"
+
+
+def convergence(scores: Sequence[tuple[int, float]], without_control: float, ceiling: float) -> Convergence | None:
+    """Find where following begins, and how abruptly it rises.
 
     A net that does not follow scores as the base without control does; one that follows perfectly scores the ceiling.
-    A run has converged if the median of its last three evaluations is at least half way between the two. Its jump is
-    where the rise begins: the first evaluation that is a quarter of the way up, as is the median of it and the next
-    two. So neither a lucky draw nor an unlucky one decides, and a net that forgets again has not converged.
+    A run has converged if the median of its last three evaluations is at least half way between the two. What it does
+    in between is read off the rising curve that is nearest to its scores, so that neither a lucky draw nor an unlucky
+    one decides, and a net that forgets again has not converged.
 
     Arguments:
-        scores: Steps and following scores, in the order of steps.
+        scores: Steps and following scores, in the order of steps; of a whole evaluation, or of a single hint.
         without_control: The score of the base alone.
         ceiling: The score that cannot be surpassed.
 
     Returns:
-        The step, or None if the net does not follow at the end, or if nothing could: the ceiling is not above the
-        score without control.
+        None if the net does not follow at the end, or if nothing could: the ceiling is not above the score without
+        control.
     """
-    values = [score for _, score in scores]
-    risen, following = (without_control + share * (ceiling - without_control) for share in (RISEN, FOLLOWING))
-    if ceiling <= without_control or not values or median(values[-3:]) < following:
+    steps, values = [step for step, _ in scores], rising_fit([score for _, score in scores])
+    way = ceiling - without_control
+    if way <= 0 or not values or median(score for _, score in scores[-3:]) < without_control + FOLLOWING * way:
         return None
-    for position, (step, score) in enumerate(scores):
-        if min(score, median(values[position : position + 3])) >= risen:
-            return step
-    return None
+    begins = next(place for place, value in enumerate(values) if value >= without_control + RISEN * way)
+    first, last = (_reached(values, without_control, share) for share in (QUARTER, THREE_QUARTERS))
+    before = [steps[max(0, place - 1)] for place in (first, last)]
+    return Convergence(
+        begins=steps[begins],
+        least_abruptness=before[0] / max(1, steps[last]),
+        most_abruptness=min(1.0, steps[first] / max(1, before[1])),
+    )
+
+
+def _reached(values: Sequence[float], start: float, share: float) -> int:
+    """The place at which rising values have come a share of the way from `start` to their end."""
+    return next(place for place, value in enumerate(values) if value >= start + share * (values[-1] - start))
+
+
+def rising_fit(values: Sequence[float]) -> list[float]:
+    """The rising curve with the least squared distance from the values: isotonic regression.
+
+    Neighbours that fall are pooled until none does (Barlow et al. 1972, "pool adjacent violators").
+    """
+    pools: list[tuple[float, int]] = []
+    for value in values:
+        mean, count = value, 1
+        while pools and pools[-1][0] >= mean:
+            earlier, number = pools.pop()
+            mean, count = (mean * count + earlier * number) / (count + number), count + number
+        pools.append((mean, count))
+    return [mean for mean, count in pools for _ in range(count)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from statistics import fmean
 from typing import Generic, Protocol, TypeVar
 
 import torch
@@ -45,14 +46,19 @@ class Evaluation(Generic[Details]):
     """What one evaluation found.
 
     Attributes:
-        following: Mean following score, 0 to 1.
+        scores: The following score of each hint, 0 to 1.
         details: What else was measured, by name.
         pictures: The pictures, shape (N, 3, H, W) in [0, 1].
     """
 
-    following: float
+    scores: tuple[float, ...]
     details: Details
     pictures: Tensor
+
+    @property
+    def following(self) -> float:
+        """The mean following score."""
+        return fmean(self.scores)
 
 
 AnyEvaluation = Evaluation[CaptionAccuracy] | Evaluation[HintPreference]
@@ -144,8 +150,8 @@ class ShapesValidation:
         """Score pictures of all scenes."""
         scenes = self.scenes.scenes(range(len(self.scenes)))
         pictures = pictures.cpu()
-        following = float(following_scores(pictures, scenes).mean())
-        return Evaluation(following, caption_accuracy(pictures, scenes), pictures)
+        scores = following_scores(pictures, scenes).tolist()
+        return Evaluation(tuple(scores), caption_accuracy(pictures, scenes), pictures)
 
 
 def at_once(height: int, width: int) -> int:

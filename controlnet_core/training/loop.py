@@ -255,6 +255,7 @@ class RunLog:
             line |= {"loss": report.loss, "gradient_norm": report.gradient_norm, "seconds": report.seconds}
         if report.evaluation is not None:
             line |= {"following": report.evaluation.following, **asdict(report.evaluation.details)}
+            line["scores"] = [round(score, 4) for score in report.evaluation.scores]
             line["evaluation_seconds"] = report.evaluation_seconds
             self.folder.write_pictures(report.step, report.evaluation.pictures[:SAMPLES])
         self.folder.log(line)

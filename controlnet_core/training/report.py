@@ -12,7 +12,8 @@ import numpy
 from PIL import Image
 from torch import Tensor
 
-from ..pictures import ACCENT, INK, MUTED, PADDING, PAPER, ROW_TITLE_WIDTH, sheet, wrapped, write_png
+from ..evaluation.convergence import Convergence
+from ..pictures import ACCENT, INK, MUTED, PADDING, PAPER, ROW_TITLE_WIDTH, font, sheet, wrapped, write_png
 from ..shapes import expect
 from .charts import (
     HEADING,
@@ -76,7 +77,7 @@ class ReportData:
         evaluations: In the order of steps.
         hints: (K, 3, H, W) in [0, 1], held out from training; None if nothing was drawn.
         captions: The K captions.
-        jump_step: The evaluation from which the net follows its hints, or None.
+        convergence: Where following begins and how abruptly; None if it does not.
         ceiling: The best following score; not a number where it is not known.
         ceiling_words: What the ceiling is.
         without_control: The following score of pictures drawn without control; not a number where it is not known.
@@ -88,7 +89,7 @@ class ReportData:
     evaluations: Sequence[EvaluationPoint] = ()
     hints: Tensor | None = None
     captions: Sequence[str] = ()
-    jump_step: int | None = None
+    convergence: Convergence | None = None
     ceiling: float = nan
     ceiling_words: str = "encoded and decoded true images"
     without_control: float = nan
@@ -122,9 +123,9 @@ def draw_report(data: ReportData) -> Image.Image:
     return _stacked([_heading(data), charts, *samples])
 
 
-def chosen_evaluations(steps: Sequence[int], jump_step: int | None) -> list[int]:
-    """Choose at most MOST_COLUMNS evaluations to show: the first, the last, that of the jump, the one before, and
-    then, again and again, the one farthest from all chosen.
+def chosen_evaluations(steps: Sequence[int], begins: int | None) -> list[int]:
+    """Choose at most MOST_COLUMNS evaluations to show: the first and the last, that where following begins, the one
+    before, and then, again and again, the one farthest from all chosen.
 
     Returns:
         Indices into `steps`, in order.
@@ -132,9 +133,9 @@ def chosen_evaluations(steps: Sequence[int], jump_step: int | None) -> list[int]
     if not steps:
         return []
     chosen = {0, len(steps) - 1}
-    if jump_step in steps:
-        jump = steps.index(jump_step)
-        chosen |= {jump, max(0, jump - 1)}
+    if begins in steps:
+        place = steps.index(begins)
+        chosen |= {place, max(0, place - 1)}
     while len(chosen) < min(MOST_COLUMNS, len(steps)):
         chosen.add(max(range(len(steps)), key=lambda index: min(abs(index - other) for other in chosen)))
     return sorted(chosen)
@@ -170,7 +171,7 @@ def _loss_chart(data: ReportData) -> Image.Image:
         draw_legend(canvas, (PLOT_LEFT, LEGEND_MIDDLE), (raw, mean))
     else:
         canvas.text(_middle(x, y), "no loss yet", LABEL + 1, MUTED, "mm")
-    _draw_jump(canvas, x, y, data.jump_step, PALE_ACCENT)
+    _draw_beginning(canvas, x, y, data.convergence, PALE_ACCENT)
     for series in (raw, mean):
         draw_series(canvas, x, y, series)
     left_out = len(data.losses) - len(finite)
@@ -190,10 +191,11 @@ def _following_chart(data: ReportData) -> Image.Image:
     draw_axes(canvas, "How well held-out hints are followed", x, y)
     draw_legend(canvas, (PLOT_LEFT, LEGEND_MIDDLE), shown)
     _draw_levels(canvas, x, y, data)
-    _draw_jump(canvas, x, y, data.jump_step)
-    if data.jump_step is not None:
-        text = f"begins to follow: step {data.jump_step:,}"
-        canvas.text((_kept_within(x, data.jump_step, 100), NOTE_MIDDLE), text, LABEL, ACCENT, "mm")
+    _draw_beginning(canvas, x, y, data.convergence)
+    if data.convergence is not None:
+        words = data.convergence.words
+        reach = font(LABEL).getlength(words) / 2
+        canvas.text((_kept_within(x, data.convergence.begins, reach), NOTE_MIDDLE), words, LABEL, ACCENT, "mm")
     for one in reversed(shown):
         draw_series(canvas, x, y, one)
     if not data.evaluations:
@@ -231,15 +233,16 @@ def _name_places(y: Axis, levels: Sequence[float]) -> list[float]:
     return places
 
 
-def _draw_jump(canvas: Canvas, x: Axis, y: Axis, jump_step: int | None, colour: str = ACCENT) -> None:
-    """Mark the step of sudden convergence (Zhang et al. 2023, figure 4)."""
-    if jump_step is not None:
-        canvas.line([(x.place(jump_step), y.start), (x.place(jump_step), y.end - 6)], colour, 1.5)
+def _draw_beginning(canvas: Canvas, x: Axis, y: Axis, rise: Convergence | None, colour: str = ACCENT) -> None:
+    """Mark the step at which following begins: that of sudden convergence (Zhang et al. 2023, figure 4), if it is."""
+    if rise is not None:
+        canvas.line([(x.place(rise.begins), y.start), (x.place(rise.begins), y.end - 6)], colour, 1.5)
 
 
 def _samples(data: ReportData, hints: Tensor) -> Image.Image:
     steps = [point.step for point in data.evaluations]
-    chosen = chosen_evaluations(steps, data.jump_step)
+    begins = _begins(data)
+    chosen = chosen_evaluations(steps, begins)
     columns = [hints, *(data.evaluations[index].pictures for index in chosen)]
     available = WIDTH - 2 * MARGIN - ROW_TITLE_WIDTH - PADDING - CELL_GAP * len(columns)
     grid = sheet(
@@ -248,16 +251,20 @@ def _samples(data: ReportData, hints: Tensor) -> Image.Image:
         row_titles=data.captions,
         cell=min(LARGEST_CELL, available // len(columns)),
         gap=CELL_GAP,
-        highlighted=next((1 + place for place, index in enumerate(chosen) if steps[index] == data.jump_step), None),
+        highlighted=next((1 + place for place, index in enumerate(chosen) if steps[index] == begins), None),
     )
     title = Canvas(WIDTH - 2 * MARGIN, HEADING + 17)
     title.text((0, 0), "Samples from held-out hints", HEADING, INK)
     return _stacked([title.image(), grid], margin=0, space=0)
 
 
+def _begins(data: ReportData) -> int | None:
+    return None if data.convergence is None else data.convergence.begins
+
+
 def _step_axis(data: ReportData, end: float) -> Axis:
     steps = [step for step, _ in data.losses] + [point.step for point in data.evaluations]
-    return Axis(0, max([*steps, data.jump_step or 0, FEWEST_STEPS]), PLOT_LEFT, end)
+    return Axis(0, max([*steps, _begins(data) or 0, FEWEST_STEPS]), PLOT_LEFT, end)
 
 
 def _middle(x: Axis, y: Axis) -> Point:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import fields, replace
+from dataclasses import asdict, fields, replace
 from math import nan
 from typing import Any, Protocol
 
 from torch import Tensor
 
-from ..evaluation.convergence import jump_step
+from ..evaluation.convergence import convergence
 from ..evaluation.following import HintPreference, Validation
 from ..evaluation.scores import CaptionAccuracy
 from .report import EvaluationPoint, ReportData, write_report
@@ -50,8 +50,9 @@ def write_run_report(folder: RunFolder, title: str, validation: ShownValidation 
 
     Returns:
         The content of `report.json`: `title`, `steps`, `seconds` (of all steps, without evaluations), `following` with
-        `caption` (the last score), `without_control` and `ceiling`, `jump_step`, and `evaluations`, each with `step`,
-        `following` and, of `MEASURES`, what was measured. What was not measured at all is None.
+        `caption` (the last score), `without_control` and `ceiling`, `convergence` (where following `begins`, its
+        `pace` and the bounds of its abruptness; None if it does not), and `evaluations`, each with `step`, `following`
+        and, of `MEASURES`, what was measured. What was not measured at all is None.
 
     Raises:
         HintError: If a sample picture is missing or broken.
@@ -62,6 +63,7 @@ def write_run_report(folder: RunFolder, title: str, validation: ShownValidation 
     evaluations = [{name: line[name] for name in names if name in line} for line in metrics if "following" in line]
     levels = (None, None) if validation is None else (validation.without_control, validation.ceiling)
     scores = [(one["step"], one["following"]) for one in evaluations]
+    rise = None if validation is None else convergence(scores, validation.without_control, validation.ceiling)
     content = {
         "title": title,
         "steps": metrics[-1]["step"] if metrics else 0,
@@ -71,12 +73,12 @@ def write_run_report(folder: RunFolder, title: str, validation: ShownValidation 
             "without_control": levels[0],
             "ceiling": levels[1],
         },
-        "jump_step": None if validation is None else jump_step(scores, validation.without_control, validation.ceiling),
+        "convergence": None if rise is None else {**asdict(rise), "pace": rise.pace},
         "evaluations": evaluations,
     }
     losses = [(line["step"], line["loss"]) for line in metrics if "loss" in line]
     notes = _notes(content, folder.read_json("settings.json") or {}, validation)
-    data = ReportData(title, losses, jump_step=content["jump_step"], notes=notes)
+    data = ReportData(title, losses, convergence=rise, notes=notes)
     if validation is not None and evaluations:
         data = _with_evaluations(data, evaluations, folder, validation)
     write_report(data, folder.path)

@@ -73,7 +73,7 @@ class PairsValidation:
         known = (own < other).double() + 0.5 * (own == other)
         saved = HintPreference(1 - float(own.mean() / other.mean()))
         pictures = draw_hints(self.base, net, self.hints, self.captions, self.sampling, self.sides, self.progress)
-        return Evaluation(float(known.mean()), saved, pictures)
+        return Evaluation(tuple(known.mean(0).tolist()), saved, pictures)
 
     @cached_property
     def _latents(self) -> Tensor:

@@ -117,7 +117,7 @@ def check_short_demo(commands: Path, folder: Path) -> None:
     assert abs(following["caption"] - following["without_control"]) < 0.05, following
     assert following["without_control"] <= 0.35 and following["ceiling"] >= 0.93, following
     assert report["steps"] == 2
-    assert report["jump_step"] is None
+    assert report["convergence"] is None
     assert [one["step"] for one in report["evaluations"]] == [0, 2]
     again = json.loads(call(commands / "controlnet-core", "demo", "--steps", "2", "--json", cwd=folder))
     assert {**again, "parts": None} == {**report, "parts": None}

@@ -48,7 +48,7 @@ def apart(one: Evaluation[CaptionAccuracy], other: Evaluation[CaptionAccuracy]) 
 
 def evaluation(scores: Sequence[float], pictures: Tensor) -> Evaluation[CaptionAccuracy]:
     following, *accuracies = scores
-    return Evaluation(following, CaptionAccuracy(*accuracies), pictures)
+    return Evaluation((following,), CaptionAccuracy(*accuracies), pictures)
 
 
 def test_no_prompt_and_control_on_both_sides_cancel_guidance(curves: ModuleType) -> None:

@@ -13,6 +13,7 @@ import torch
 from PIL import Image, ImageColor
 
 from controlnet_core.errors import RunFolderError, TensorShapeError
+from controlnet_core.evaluation.convergence import Convergence
 from controlnet_core.pictures import ACCENT
 from controlnet_core.training.charts import LOGARITHMIC_FROM, MOST_TICKS, Axis, Canvas, loss_axis
 from controlnet_core.training.report import (
@@ -47,14 +48,14 @@ def evaluation(step: int) -> EvaluationPoint:
     return EvaluationPoint(step, 0.2 if step < 500 else 0.8, 0.9, 0.7, pictures)
 
 
-def run_data(jump_step: int | None = 500) -> ReportData:
+def run_data(begins: int | None = 500) -> ReportData:
     return ReportData(
         title="A run",
         losses=[(step, 0.2 + 0.1 * math.cos(step)) for step in range(1, 101)],
         evaluations=[evaluation(step) for step in range(0, 2000, 100)],
         hints=torch.zeros(2, 3, 64, 64),
         captions=["a red circle on a blue background", "white cross"],
-        jump_step=jump_step,
+        convergence=None if begins is None else Convergence(begins, 0.9, 1.0),
         ceiling=0.9,
         without_control=0.2,
         notes=["100 steps in 3 s"],
@@ -115,12 +116,12 @@ def test_running_mean_of_a_straight_line_is_that_line_and_of_noise_is_calmer() -
 
 
 @pytest.mark.parametrize("count", [1, 2, 7, 8, 9, 40])
-@pytest.mark.parametrize("jump", [None, 0, 1, 5, 39])
-def test_chosen_evaluations_hold_both_ends_and_the_jump(count: int, jump: int | None) -> None:
+@pytest.mark.parametrize("begins", [None, 0, 1, 5, 39])
+def test_chosen_evaluations_hold_both_ends_and_the_beginning(count: int, begins: int | None) -> None:
     steps = [50 * number for number in range(count)]
-    chosen = chosen_evaluations(steps, None if jump is None else 50 * jump)
+    chosen = chosen_evaluations(steps, None if begins is None else 50 * begins)
     assert chosen == sorted(set(chosen)) and len(chosen) == min(count, MOST_COLUMNS)
-    wanted = {0, count - 1} | ({jump, max(0, jump - 1)} if jump is not None and jump < count else set())
+    wanted = {0, count - 1} | ({begins, max(0, begins - 1)} if begins is not None and begins < count else set())
     assert wanted <= set(chosen)
 
 
@@ -129,18 +130,18 @@ def test_chosen_evaluations_leave_no_wide_gap() -> None:
     assert max(after - before for before, after in pairwise(chosen)) <= 2 * 100 / MOST_COLUMNS
 
 
-def test_report_shows_the_chosen_evaluations_and_frames_the_jump() -> None:
+def test_report_shows_the_chosen_evaluations_and_frames_the_beginning() -> None:
     data = run_data()
     image = draw_report(data)
     steps = [point.step for point in data.evaluations]
     assert shown_steps(image) == [steps[index] for index in chosen_evaluations(steps, 500)]
     assert {400, 500} <= set(shown_steps(image))
     assert accent_pixels(image) > 1000
-    assert accent_pixels(draw_report(run_data(jump_step=None))) == 0
+    assert accent_pixels(draw_report(run_data(begins=None))) == 0
 
 
-def test_jump_is_a_line_through_both_charts_at_its_step() -> None:
-    charts = [numpy.asarray(draw_report(run_data(jump)))[:500].astype(int) for jump in (None, 500, 1000)]
+def test_the_beginning_is_a_line_through_both_charts_at_its_step() -> None:
+    charts = [numpy.asarray(draw_report(run_data(begins)))[:500].astype(int) for begins in (None, 500, 1000)]
     changed = [(numpy.abs(chart - charts[0]).sum(-1) > 60).sum(0) > 200 for chart in charts[1:]]
     half = charts[0].shape[1] // 2
     for columns in ((chart[:half], chart[half:]) for chart in changed):
@@ -157,6 +158,7 @@ def test_jump_is_a_line_through_both_charts_at_its_step() -> None:
         {"losses": [*run_data().losses[:-1], (100, 0.3)]},
         {"ceiling": 0.91},
         {"without_control": 0.21},
+        {"convergence": Convergence(500, 0.2, 0.4)},
         {"hints": torch.ones(2, 3, 64, 64)},
         {"evaluations": [*run_data().evaluations[:-1], replace(evaluation(1900), following=0.5)]},
         {"evaluations": [*run_data().evaluations[:-1], replace(evaluation(1900), colour=0.5)]},
@@ -178,14 +180,14 @@ def test_the_same_run_draws_the_same_bits_and_changes_nothing() -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        {"losses": [(1, 0.3)], "evaluations": [], "jump_step": None},
-        {"losses": [(1, 0.3)], "evaluations": [evaluation(1)], "jump_step": 1},
-        {"losses": [], "evaluations": [], "jump_step": None, "notes": []},
-        {"losses": [(1, 0.0), (2, 0.0)], "evaluations": [evaluation(0)], "jump_step": None},
+        {"losses": [(1, 0.3)], "evaluations": [], "convergence": None},
+        {"losses": [(1, 0.3)], "evaluations": [evaluation(1)], "convergence": Convergence(1, 0.0, 1.0)},
+        {"losses": [], "evaluations": [], "convergence": None, "notes": []},
+        {"losses": [(1, 0.0), (2, 0.0)], "evaluations": [evaluation(0)], "convergence": None},
         {"losses": [(1, 1e-8), (2, 1e8)], "ceiling": NAN, "without_control": NAN},
         {"ceiling": 0.02, "without_control": 0.0},
-        {"evaluations": [replace(evaluation(0), following=NAN, colour=NAN, shape=NAN)], "jump_step": None},
-        {"evaluations": [replace(evaluation(0), following=-0.5)], "jump_step": 10**7},
+        {"evaluations": [replace(evaluation(0), following=NAN, colour=NAN, shape=NAN)], "convergence": None},
+        {"evaluations": [replace(evaluation(0), following=-0.5)], "convergence": Convergence(10**7, 0.0, 1.0)},
     ],
 )
 def test_short_and_strange_runs_draw_and_differ(change: dict[str, object]) -> None:

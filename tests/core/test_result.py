@@ -50,7 +50,9 @@ def folder(tmp_path: Path) -> RunFolder:
 def test_the_report_holds_the_numbers_that_matter(folder: RunFolder) -> None:
     report = write_run_report(folder, "A run", Known())
     assert report["following"] == {"caption": 0.85, "without_control": 0.2, "ceiling": 0.9}
-    assert (report["title"], report["steps"], report["seconds"], report["jump_step"]) == ("A run", 30, 15.0, 20)
+    assert (report["title"], report["steps"], report["seconds"]) == ("A run", 30, 15.0)
+    rise = {"begins": 20, "least_abruptness": 0.5, "most_abruptness": 1.0, "pace": "unresolved"}
+    assert report["convergence"] == rise
     assert [(one["step"], one["following"]) for one in report["evaluations"]] == list(SCORES.items())
     assert json.loads((folder.path / "report.json").read_text()) == report
     with Image.open(folder.path / "report.png") as picture:
@@ -64,6 +66,6 @@ def test_a_run_that_was_not_measured_has_numbers_and_a_picture_of_its_loss(tmp_p
     folder.log({"step": 1, "session": 1, "loss": 0.5, "seconds": 2.0})
     report = write_run_report(folder, "A run", None)
     assert report["following"] == {"caption": None, "without_control": None, "ceiling": None}
-    assert (report["steps"], report["seconds"], report["jump_step"], report["evaluations"]) == (1, 2.0, None, [])
+    assert (report["steps"], report["seconds"], report["convergence"], report["evaluations"]) == (1, 2.0, None, [])
     assert json.loads((tmp_path / "report.json").read_text()) == report
     assert (tmp_path / "report.png").exists()

@@ -34,7 +34,7 @@ class Disturbance:
 
     def evaluate(self, net: ControlNet) -> Evaluation[CaptionAccuracy]:
         assert not torch.is_grad_enabled()
-        return Evaluation(torch.rand(()).item(), CaptionAccuracy(1.0, 1.0, 1.0), torch.rand(2, 3, 32, 32))
+        return Evaluation((torch.rand(()).item(),), CaptionAccuracy(1.0, 1.0, 1.0), torch.rand(2, 3, 32, 32))
 
 
 def settings(out: Path) -> TrainSettings:
