@@ -31,7 +31,7 @@ from controlnet_core.cli.demo import PAIRS, demo_settings
 from controlnet_core.control.stack import Control
 from controlnet_core.data.pairs import ShapesDataset
 from controlnet_core.evaluation.following import Evaluation
-from controlnet_core.evaluation.scores import CaptionAccuracy, caption_accuracy, following_scores
+from controlnet_core.evaluation.scores import PictureScores, following_scores, picture_scores
 from controlnet_core.model.controlnet import ControlNet
 from controlnet_core.pictures import sheet, write_png
 from controlnet_core.sampling.generate import SamplingSettings, generate
@@ -65,17 +65,17 @@ def held_out(hint: str, count: int, size: int) -> ShapesDataset:
     return ShapesDataset(count, size, seed=0, held_out=True, hint=hint)
 
 
-def draw(base: Base, nets: Nets, count: int, settings: SamplingSettings) -> Evaluation[CaptionAccuracy]:
+def draw(base: Base, nets: Nets, count: int, settings: SamplingSettings) -> Evaluation[PictureScores]:
     """Draw held-out scenes without prompts, each net with its kind of hint, and score the drawings."""
     rows = range(count)
     pairs = {kind: held_out(kind, count, base.family.image_size) for kind in ("outline", "colour_map")}
     controls = [Control(net, pairs[kind].hints(rows), sides="conditional") for kind, net in nets.items()]
     pictures = generate(base, [""] * count, controls, settings=settings).cpu()
     scenes = pairs["outline"].scenes(rows)
-    return Evaluation(tuple(following_scores(pictures, scenes).tolist()), caption_accuracy(pictures, scenes), pictures)
+    return Evaluation(tuple(following_scores(pictures, scenes).tolist()), picture_scores(pictures, scenes), pictures)
 
 
-def summary(evaluations: Mapping[str, Evaluation[CaptionAccuracy]]) -> dict[str, dict[str, float]]:
+def summary(evaluations: Mapping[str, Evaluation[PictureScores]]) -> dict[str, dict[str, float]]:
     """The scores of each stack."""
     return {name: {"following": one.following, **asdict(one.details)} for name, one in evaluations.items()}
 
@@ -88,7 +88,7 @@ def table(result: Mapping[str, Mapping[str, float]]) -> str:
     return "\n".join(lines).replace("_", " ")
 
 
-def picture(evaluations: Mapping[str, Evaluation[CaptionAccuracy]], hints: Mapping[str, Tensor]) -> Image.Image:
+def picture(evaluations: Mapping[str, Evaluation[PictureScores]], hints: Mapping[str, Tensor]) -> Image.Image:
     """Show the first scenes: their hints, each (N, 3, H, W), and what each stack of nets drew from them."""
     drawings = {name: one.pictures for name, one in evaluations.items() if name != "without control"}
     columns = {**{f"{kind} hint": pixels for kind, pixels in hints.items()}, **drawings}

@@ -31,7 +31,7 @@ from controlnet_core.control.stack import Control
 from controlnet_core.control.strength import CURVES, Curve, Sides, default_sides
 from controlnet_core.data.pairs import ShapesDataset
 from controlnet_core.evaluation.following import Evaluation
-from controlnet_core.evaluation.scores import CaptionAccuracy, caption_accuracy, following_scores
+from controlnet_core.evaluation.scores import PictureScores, following_scores, picture_scores
 from controlnet_core.model.controlnet import ControlNet
 from controlnet_core.pictures import MUTED, PAPER, sheet, to_image, write, write_png
 from controlnet_core.sampling.generate import SamplingSettings, generate
@@ -82,20 +82,20 @@ WAYS = (
     Way("guess", prompted=False),
 )
 
-Grid = Mapping[Way, Mapping[float, Evaluation[CaptionAccuracy]]]
+Grid = Mapping[Way, Mapping[float, Evaluation[PictureScores]]]
 """What each way drew, by guidance."""
 
 
 def draw(
     base: Base, net: ControlNet, pairs: ShapesDataset, way: Way, settings: SamplingSettings
-) -> Evaluation[CaptionAccuracy]:
+) -> Evaluation[PictureScores]:
     """Draw all hints of held-out pairs in one way and score the drawings."""
     rows = range(len(pairs))
     prompts = pairs.captions(rows) if way.prompted else [""] * len(pairs)
     controls = [] if way.curve is None else [Control(net, pairs.hints(rows), weights=way.curve, sides=way.sides)]
     pictures = generate(base, prompts, controls, settings=settings).cpu()
     scenes = pairs.scenes(rows)
-    return Evaluation(tuple(following_scores(pictures, scenes).tolist()), caption_accuracy(pictures, scenes), pictures)
+    return Evaluation(tuple(following_scores(pictures, scenes).tolist()), picture_scores(pictures, scenes), pictures)
 
 
 def summary(grid: Grid) -> list[dict[str, Any]]:
@@ -128,7 +128,7 @@ def table(grid: Grid) -> str:
     return "\n".join(lines)
 
 
-def _scores(evaluation: Evaluation[CaptionAccuracy]) -> str:
+def _scores(evaluation: Evaluation[PictureScores]) -> str:
     scores = evaluation.following, evaluation.details.colour, evaluation.details.shape
     return " / ".join(f"{score:.2f}" for score in scores)
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ..base import Base
     from ..data.pairs import PairDataset
     from ..evaluation.following import Evaluation, ShapesValidation
-    from ..evaluation.scores import CaptionAccuracy
+    from ..evaluation.scores import PictureScores
     from ..model.controlnet import ControlNet
     from ..sampling.generate import SamplingSettings
     from ..training.settings import TrainSettings
@@ -161,9 +161,9 @@ class DemoResult:
     """
 
     following: dict[str, float]
-    controlled: Evaluation[CaptionAccuracy]
-    promptless: Evaluation[CaptionAccuracy]
-    uncontrolled: Evaluation[CaptionAccuracy]
+    controlled: Evaluation[PictureScores]
+    promptless: Evaluation[PictureScores]
+    uncontrolled: Evaluation[PictureScores]
     coin: tuple[Tensor, ...]
 
 

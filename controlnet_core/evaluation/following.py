@@ -18,7 +18,7 @@ from ..data.pairs import ShapesDataset
 from ..errors import DatasetError
 from ..model.controlnet import ControlNet
 from ..sampling.generate import SamplingSettings, generate
-from .scores import CaptionAccuracy, caption_accuracy, following_scores
+from .scores import PictureScores, following_scores, picture_scores
 
 PIXELS_AT_ONCE = 32 * 64 * 64
 """Pixels that are drawn in one batch, if it has more than one picture."""
@@ -38,7 +38,7 @@ class HintPreference:
     loss_saved: float
 
 
-Details = TypeVar("Details", CaptionAccuracy, HintPreference, covariant=True)
+Details = TypeVar("Details", PictureScores, HintPreference, covariant=True)
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,7 +61,7 @@ class Evaluation(Generic[Details]):
         return fmean(self.scores)
 
 
-AnyEvaluation = Evaluation[CaptionAccuracy] | Evaluation[HintPreference]
+AnyEvaluation = Evaluation[PictureScores] | Evaluation[HintPreference]
 
 
 class Validation(Protocol):
@@ -132,11 +132,11 @@ class ShapesValidation:
         """The score of the base alone, given the captions."""
         return self.draw(None).following
 
-    def evaluate(self, net: ControlNet) -> Evaluation[CaptionAccuracy]:
+    def evaluate(self, net: ControlNet) -> Evaluation[PictureScores]:
         """Draw with the captions and the net."""
         return self.draw(net)
 
-    def draw(self, net: ControlNet | None, prompts: Sequence[str] | None = None) -> Evaluation[CaptionAccuracy]:
+    def draw(self, net: ControlNet | None, prompts: Sequence[str] | None = None) -> Evaluation[PictureScores]:
         """Draw all scenes and score them.
 
         Arguments:
@@ -146,12 +146,12 @@ class ShapesValidation:
         prompts = self.captions if prompts is None else prompts
         return self._scored(draw_hints(self.base, net, self.hints, prompts, self.sampling, self.sides, self.progress))
 
-    def _scored(self, pictures: Tensor) -> Evaluation[CaptionAccuracy]:
+    def _scored(self, pictures: Tensor) -> Evaluation[PictureScores]:
         """Score pictures of all scenes."""
         scenes = self.scenes.scenes(range(len(self.scenes)))
         pictures = pictures.cpu()
         scores = following_scores(pictures, scenes).tolist()
-        return Evaluation(tuple(scores), caption_accuracy(pictures, scenes), pictures)
+        return Evaluation(tuple(scores), picture_scores(pictures, scenes), pictures)
 
 
 def at_once(height: int, width: int) -> int:

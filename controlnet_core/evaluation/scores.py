@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from ..data.drawing import masks
@@ -13,12 +14,20 @@ from .detect_shapes import find_masks, recognise
 
 
 @dataclass(frozen=True)
-class CaptionAccuracy:
-    """Fractions, 0 to 1, of the pictures that show what their captions say."""
+class PictureScores:
+    """What pictures show beside their hints.
+
+    Attributes:
+        colour: The fraction of the pictures with the shape's colour as in the caption, 0 to 1.
+        background: The same of the background's colour.
+        shape: The same of the shape.
+        clarity: How good the pictures are, whatever they show: their mean `clarity`, 0 to 1.
+    """
 
     colour: float
     background: float
     shape: float
+    clarity: float
 
 
 def intersection_over_union(found: Tensor, truth: Tensor) -> Tensor:
@@ -49,14 +58,41 @@ def following_scores(images: Tensor, scenes: Scenes) -> Tensor:
     return intersection_over_union(find_masks(images), masks(scenes, images.shape[-1], images.device))
 
 
-def caption_accuracy(images: Tensor, scenes: Scenes) -> CaptionAccuracy:
-    """Tell how often pictures (N, 3, size, size) in [0, 1] show the colour, background and shape of their captions."""
+def picture_scores(images: Tensor, scenes: Scenes) -> PictureScores:
+    """Tell how good pictures (N, 3, size, size) in [0, 1] are, and how often they show what their captions say."""
     seen, told = recognise(images), scenes.to(images.device)
-    return CaptionAccuracy(
+    return PictureScores(
         colour=_share(seen.colour == told.colour),
         background=_share(seen.background == told.background),
         shape=_share(seen.shape == told.shape),
+        clarity=float(clarity(images).mean()),
     )
+
+
+def clarity(images: Tensor) -> Tensor:
+    """Score how good pictures are as pictures of one flat shape on a flat ground, whatever shape and colours.
+
+    It is the share of a picture's variance that two colours explain, one in the shape that is found, one around it:
+    noise, blotches and fog leave much unexplained.
+
+    Arguments:
+        images: (N, 3, H, W) in [0, 1].
+
+    Returns:
+        (N,) in [0, 1]; 0 where no shape is found.
+    """
+    pixels = images.double().flatten(2)
+    inside = find_masks(images).flatten(1)[:, None]
+    unexplained = _squares(pixels, inside) + _squares(pixels, ~inside)
+    total = _squares(pixels, torch.ones_like(inside))
+    found = inside.flatten(1).any(1)
+    return torch.where(found, 1 - unexplained / total.clamp(min=1e-12), 0.0).clamp(0, 1).float()
+
+
+def _squares(pixels: Tensor, where: Tensor) -> Tensor:
+    """The squared distances, summed, of the pixels (N, 3, P) `where` (N, 1, P) is true from their mean colour: (N,)."""
+    mean = (pixels * where).sum(2, keepdim=True) / where.sum(2, keepdim=True).clamp(min=1)
+    return ((pixels - mean).square() * where).sum((1, 2))
 
 
 def _share(right: Tensor) -> float:

@@ -17,7 +17,7 @@ from ..base import Base
 from ..config import FAMILIES
 from ..data.pairs import ShapesDataset
 from ..evaluation.following import ShapesValidation
-from ..evaluation.scores import caption_accuracy, following_scores
+from ..evaluation.scores import following_scores, picture_scores
 from ..sampling.generate import SamplingSettings
 from ..weights.load_base import TINY_FOLDER, load_base
 from ..weights.save import save_base
@@ -67,7 +67,7 @@ def measure(base: Base) -> dict[str, float]:
     latents = torch.cat([base.encode_images(part).mean for part in images.split(32)])
     copies = torch.cat([base.decode_latents(part) for part in latents.split(32)])
     drawn = ShapesValidation(base, pairs, SamplingSettings(steps=20, guidance=4.0)).draw(None)
-    copied = caption_accuracy(copies, scenes)
+    copied = picture_scores(copies, scenes)
     numbers = {
         "pictures": PICTURES,
         "copy_error": float((copies - images).abs().mean()),

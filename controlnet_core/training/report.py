@@ -43,7 +43,7 @@ MOST_MEANS = 500
 FEWEST_STEPS = 5
 """The least length of the axis of steps: its ticks are whole numbers."""
 
-BLUE, PALE_BLUE, GREEN, VIOLET, PALE_ACCENT = "#22609f", "#c3d6ea", "#5fa37f", "#a483b8", "#eec3b0"
+BLUE, PALE_BLUE, GREEN, VIOLET, OCHRE, PALE_ACCENT = "#22609f", "#c3d6ea", "#5fa37f", "#a483b8", "#c9a24b", "#eec3b0"
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,6 +57,7 @@ class EvaluationPoint:
         shape: The fraction of pictures with the shape of their caption; not a number where it is not measured.
         pictures: (K, 3, H, W) in [0, 1], drawn from the report's K hints.
         loss_saved: The share of the loss that a picture's own hint saves; not a number where it is not measured.
+        clarity: How good the pictures are, in [0, 1]; not a number where it is not measured.
     """
 
     step: int
@@ -65,6 +66,7 @@ class EvaluationPoint:
     shape: float
     pictures: Tensor
     loss_saved: float = nan
+    clarity: float = nan
 
 
 @dataclass(frozen=True, eq=False)
@@ -207,8 +209,9 @@ def _score_series(evaluations: Sequence[EvaluationPoint]) -> tuple[Series, ...]:
     """The following score, which is drawn last and so on top, and what else was measured."""
     return (
         Series("following score", [(point.step, point.following) for point in evaluations], BLUE, 2.4, dots=True),
-        Series("colour as in the caption", [(point.step, point.colour) for point in evaluations], GREEN, 1.3),
-        Series("shape as in the caption", [(point.step, point.shape) for point in evaluations], VIOLET, 1.3),
+        Series("colour as told", [(point.step, point.colour) for point in evaluations], GREEN, 1.3),
+        Series("clear pictures", [(point.step, point.clarity) for point in evaluations], OCHRE, 1.3),
+        Series("shape as told", [(point.step, point.shape) for point in evaluations], VIOLET, 1.3),
         Series("loss saved by the own hint", [(point.step, point.loss_saved) for point in evaluations], GREEN, 1.3),
     )
 

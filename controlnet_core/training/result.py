@@ -11,12 +11,12 @@ from torch import Tensor
 
 from ..evaluation.convergence import convergence
 from ..evaluation.following import HintPreference, Validation
-from ..evaluation.scores import CaptionAccuracy
+from ..evaluation.scores import PictureScores
 from .report import EvaluationPoint, ReportData, write_report
 from .run_folder import RunFolder
 
 REPORT = "report.json"
-MEASURES = tuple(field.name for details in (CaptionAccuracy, HintPreference) for field in fields(details))
+MEASURES = tuple(field.name for details in (PictureScores, HintPreference) for field in fields(details))
 """What an evaluation may tell beside following."""
 
 
@@ -98,6 +98,7 @@ def _with_evaluations(
             one.get("shape", nan),
             folder.pictures(one["step"]),
             one.get("loss_saved", nan),
+            one.get("clarity", nan),
         )
         for one in evaluations
     ]

@@ -12,7 +12,7 @@ from controlnet_core.data.shapes import Scenes, draw_scenes
 from controlnet_core.errors import TensorShapeError
 from controlnet_core.evaluation import detect_shapes
 from controlnet_core.evaluation.detect_shapes import NOTHING, find_masks, recognise
-from controlnet_core.evaluation.scores import caption_accuracy, following_scores, intersection_over_union
+from controlnet_core.evaluation.scores import clarity, following_scores, intersection_over_union, picture_scores
 from controlnet_core.keyed import keyed_generator
 
 
@@ -41,7 +41,7 @@ def test_true_pictures_are_found_and_named(size: int, blur: float, noise: float,
     images = drawing.images(scenes, size)
     images = noisy(blurred(images, blur) if blur else images, noise)
     following = float(following_scores(images, scenes).mean())
-    accuracy = caption_accuracy(images, scenes)
+    accuracy = picture_scores(images, scenes)
     assert following >= least_following, f"following score {following:.4f}"
     assert min(accuracy.shape, accuracy.colour, accuracy.background) >= 0.99, f"{accuracy}"
 
@@ -51,7 +51,7 @@ def test_pictures_of_other_scenes_score_low() -> None:
     others = torch.arange(120).roll(1)
     score = float(following_scores(drawing.images(scenes[others], 64), scenes).mean())
     assert score < 0.35, f"wrong pictures score {score:.3f}"
-    accuracy = caption_accuracy(drawing.images(scenes[others], 64), scenes)
+    accuracy = picture_scores(drawing.images(scenes[others], 64), scenes)
     assert max(accuracy.shape, accuracy.colour, accuracy.background) < 0.4, f"{accuracy}"
 
 
@@ -61,6 +61,17 @@ def test_a_blank_picture_shows_nothing() -> None:
     assert not find_masks(blank).any()
     assert seen.shape.tolist() == seen.colour.tolist() == [NOTHING, NOTHING]
     assert seen.background.tolist() == [3, 3]
+
+
+def test_clarity_tells_good_pictures_from_bad_ones_whatever_they_show() -> None:
+    scenes = draw_scenes(64, keyed_generator("clarity"))
+    images = drawing.images(scenes, 64)
+    noise = torch.rand(images.shape, generator=keyed_generator("noise"))
+    blobs = functional.interpolate(noise[:, :, :8, :8], size=64, mode="bicubic").clamp(0, 1)
+    levels = [clarity(pictures).mean().item() for pictures in (images, images.lerp(noise, 0.3), blobs, noise)]
+    assert levels[0] >= 0.95 and clarity(images).min() >= 0.85, levels
+    assert 0.4 < levels[1] < 0.8 and max(levels[2:]) < 0.3, levels
+    assert clarity(torch.full((1, 3, 64, 64), 0.3)).tolist() == [0.0]
 
 
 def regions(mask: Tensor) -> list[set[tuple[int, int]]]:

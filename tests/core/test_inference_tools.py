@@ -16,7 +16,7 @@ from torch.nn import functional
 from controlnet_core.data.pairs import ShapesDataset
 from controlnet_core.data.shapes import is_held_out
 from controlnet_core.evaluation.following import Evaluation
-from controlnet_core.evaluation.scores import CaptionAccuracy
+from controlnet_core.evaluation.scores import PictureScores
 from controlnet_core.model.controlnet import ControlNet
 from controlnet_core.sampling.generate import SamplingSettings
 from controlnet_core.training.settings import TrainSettings
@@ -42,21 +42,21 @@ def random_net(seed: int) -> ControlNet:
     return randomised(ControlNet(small_base().unet.config), seed)
 
 
-def apart(one: Evaluation[CaptionAccuracy], other: Evaluation[CaptionAccuracy]) -> float:
+def apart(one: Evaluation[PictureScores], other: Evaluation[PictureScores]) -> float:
     return (one.pictures - other.pictures).abs().max().item()
 
 
-def evaluation(scores: Sequence[float], pictures: Tensor) -> Evaluation[CaptionAccuracy]:
+def evaluation(scores: Sequence[float], pictures: Tensor) -> Evaluation[PictureScores]:
     following, *accuracies = scores
-    return Evaluation((following,), CaptionAccuracy(*accuracies), pictures)
+    return Evaluation((following,), PictureScores(*accuracies), pictures)
 
 
 def test_no_prompt_and_control_on_both_sides_cancel_guidance(curves: ModuleType) -> None:
     base, net = small_base(), random_net(seed=9)
 
-    def drawn(sides: str, guidance: float) -> Evaluation[CaptionAccuracy]:
+    def drawn(sides: str, guidance: float) -> Evaluation[PictureScores]:
         way = curves.Way("flat", prompted=False, sides=sides)
-        found: Evaluation[CaptionAccuracy] = curves.draw(base, net, PAIRS, way, replace(SETTINGS, guidance=guidance))
+        found: Evaluation[PictureScores] = curves.draw(base, net, PAIRS, way, replace(SETTINGS, guidance=guidance))
         return found
 
     unguided = drawn("both", 1.0)
@@ -77,7 +77,7 @@ def test_every_way_draws_something_else(curves: ModuleType) -> None:
 
 def test_curves_are_reported_with_their_own_sides_and_scores(curves: ModuleType) -> None:
     black = torch.zeros(4, 3, 64, 64)
-    scores = {way: {2.0: evaluation([0.125 * row, 0.25, 0.5, 0.75], black)} for row, way in enumerate(curves.WAYS)}
+    scores = {way: {2.0: evaluation([0.125 * row, 0.25, 0.5, 0.75, 1.0], black)} for row, way in enumerate(curves.WAYS)}
     entries = json.loads(json.dumps(curves.summary(scores)))
     sides = {(one["curve"], one["prompted"]): one["sides"] for one in entries if one["curve"] != "flat"}
     assert sides.pop((None, True)) is None
@@ -133,14 +133,14 @@ def test_true_pictures_in_place_of_drawings(composition: ModuleType) -> None:
     pairs = composition.held_out("outline", composition.SHOWN, 64)
     rows = range(composition.SHOWN)
     names = ("without control", "outline alone", "colour_map alone", "both")
-    evaluations = {name: evaluation([0.9, 1.0, 1.0, 0.5], pairs.images(rows)) for name in names}
+    evaluations = {name: evaluation([0.9, 1.0, 1.0, 0.5, 1.0], pairs.images(rows)) for name in names}
     hints = {kind: composition.held_out(kind, composition.SHOWN, 64).hints(rows) for kind in ("outline", "colour_map")}
     image = composition.picture(evaluations, hints)
     assert 5 * composition.CELL < image.width < 6 * composition.CELL, "five columns: two hints and three drawings"
     assert composition.SHOWN * composition.CELL < image.height < (composition.SHOWN + 1) * composition.CELL
     lines = composition.table(composition.summary(evaluations)).splitlines()
-    assert lines[0].split() == ["following", "colour", "background", "shape"]
-    assert lines[-1].split() == ["both", "0.900", "1.000", "1.000", "0.500"]
+    assert lines[0].split() == ["following", "colour", "background", "shape", "clarity"]
+    assert lines[-1].split() == ["both", "0.900", "1.000", "1.000", "0.500", "1.000"]
 
 
 def test_a_second_net_is_trained_and_read_back(composition: ModuleType, tmp_path: Path) -> None:

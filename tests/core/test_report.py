@@ -163,6 +163,7 @@ def test_the_beginning_is_a_line_through_both_charts_at_its_step() -> None:
         {"evaluations": [*run_data().evaluations[:-1], replace(evaluation(1900), following=0.5)]},
         {"evaluations": [*run_data().evaluations[:-1], replace(evaluation(1900), colour=0.5)]},
         {"evaluations": [*run_data().evaluations[:-1], replace(evaluation(1900), shape=0.5)]},
+        {"evaluations": [*run_data().evaluations[:-1], replace(evaluation(1900), clarity=0.5)]},
     ],
 )
 def test_all_that_a_report_is_given_shows(change: dict[str, object]) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from controlnet_core.data.pairs import ShapesDataset
 from controlnet_core.evaluation.following import Evaluation
-from controlnet_core.evaluation.scores import CaptionAccuracy
+from controlnet_core.evaluation.scores import PictureScores
 from controlnet_core.model.controlnet import ControlNet
 from controlnet_core.training.ema import MovingAverage
 from controlnet_core.training.loop import StepReport, run_path, train
@@ -32,9 +32,9 @@ class Disturbance:
 
     ceiling = without_control = 0.5
 
-    def evaluate(self, net: ControlNet) -> Evaluation[CaptionAccuracy]:
+    def evaluate(self, net: ControlNet) -> Evaluation[PictureScores]:
         assert not torch.is_grad_enabled()
-        return Evaluation((torch.rand(()).item(),), CaptionAccuracy(1.0, 1.0, 1.0), torch.rand(2, 3, 32, 32))
+        return Evaluation((torch.rand(()).item(),), PictureScores(1.0, 1.0, 1.0, 1.0), torch.rand(2, 3, 32, 32))
 
 
 def settings(out: Path) -> TrainSettings:
@@ -95,7 +95,7 @@ class Stopping(Disturbance):
         self.times = times
         self.evaluations = 0
 
-    def evaluate(self, net: ControlNet) -> Evaluation[CaptionAccuracy]:
+    def evaluate(self, net: ControlNet) -> Evaluation[PictureScores]:
         self.evaluations += 1
         if self.evaluations > 2 and self.times:
             self.times -= 1
