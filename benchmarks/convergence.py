@@ -1,0 +1,163 @@
+"""Is convergence sudden? Following of each held-out hint, densely, over seeds, batches and starts of the hint encoder.
+
+    python benchmarks/convergence.py --out convergence
+
+Zhang et al. 2023 (section 3.3, figure 4) see a net that does not follow its hint at all, and some steps later does. The
+demo's net is trained here and scored every 10 steps where it learns to follow. `convergence` tells for the mean of all
+hints, and for each hint alone, where following begins and how abruptly: whether the mean is smooth only because each
+hint jumps at a time of its own.
+
+Two nulls say what chance would show. With the hints exchanged among the pictures nothing can be learned: how many
+hints seem to converge all the same? And if every hint rose just as the mean does, with the accidents that its own
+scores have: how many would seem sudden?
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import nn
+
+from controlnet_core.evaluation.convergence import Convergence, convergence, rising_fit
+from controlnet_core.keyed import keyed_generator
+from controlnet_core.model.controlnet import ControlNet
+from controlnet_core.pictures import write_png
+from controlnet_core.training.charts import Axis, Canvas, Series, draw_axes, draw_series
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from benchmarks.seeded_runs import (
+    BOTTOM,
+    COLOURS,
+    HEIGHT,
+    LEFT,
+    TOP,
+    WIDTH,
+    Curve,
+    Plan,
+    Variant,
+    beside,
+    chart,
+    points,
+)
+
+EVALUATIONS = (*range(0, 301, 10), 350, 400, 500)
+HINTS = 32
+Scores = Sequence[tuple[int, float]]
+
+
+@torch.no_grad()
+def start_as_torch_does(net: ControlNet, generator: torch.Generator) -> None:
+    """Draw the hint encoder's weights as torch does by default: each layer makes the hint fainter."""
+    for convolution in net.hint_encoder.convolutions:
+        weight, bias = convolution.parameters()
+        bound = weight[0].numel() ** -0.5
+        nn.init.uniform_(weight, -bound, bound, generator=generator)
+        nn.init.uniform_(bias, -bound, bound, generator=generator)
+
+
+DEMO, SHUFFLED = Variant("batch 16"), Variant("hints exchanged", shuffled=True)
+VARIANTS = (DEMO, Variant("batch 4", {"batch_size": 4}), Variant("torch's start", start=start_as_torch_does), SHUFFLED)
+
+
+def of_hints(curve: Curve) -> list[list[tuple[int, float]]]:
+    """The scores of each hint, in the order of steps."""
+    return [[(at["step"], at["scores"][hint]) for at in curve] for hint in range(len(curve[0]["scores"]))]
+
+
+def own_rise(scores: Scores, ceiling: float) -> Convergence | None:
+    """The rise of one hint above its own score before the first step."""
+    return convergence(scores, scores[0][1], ceiling)
+
+
+def risen_as_the_mean(curve: Curve, seed: int) -> list[list[tuple[int, float]]]:
+    """What the scores of the hints would be if each rose as the mean does, with the accidents of its own scores."""
+    mean = rising_fit([at["following"] for at in curve])
+    shape = [(value - mean[0]) / max(1e-9, mean[-1] - mean[0]) for value in mean]
+    surrogates = []
+    for number, scores in enumerate(of_hints(curve)):
+        fit = rising_fit([score for _, score in scores])
+        accidents = [score - risen for (_, score), risen in zip(scores, fit, strict=True)]
+        order = torch.randperm(len(scores), generator=keyed_generator("accidents", seed, number)).tolist()
+        surrogates.append(
+            [
+                (step, fit[0] + (fit[-1] - fit[0]) * part + accidents[place])
+                for (step, _), part, place in zip(scores, shape, order, strict=True)
+            ]
+        )
+    return surrogates
+
+
+def paces(hints: Sequence[Scores], ceiling: float) -> dict[str, Any]:
+    """How many hints converge, and how: counts by pace, and medians of where they begin and of their abruptness."""
+    rises = [rise for scores in hints if (rise := own_rise(scores, ceiling)) is not None]
+    return {
+        "hints": len(hints),
+        "converged": len(rises),
+        **{pace: Counter(rise.pace for rise in rises)[pace] for pace in ("sudden", "gradual", "unresolved")},
+        "begins": median(rise.begins for rise in rises) if rises else None,
+        "least_abruptness": round(median(rise.least_abruptness for rise in rises), 3) if rises else None,
+        "most_abruptness": round(median(rise.most_abruptness for rise in rises), 3) if rises else None,
+    }
+
+
+def summary(runs: Mapping[str, Sequence[Curve]], ceiling: float, without_control: float) -> dict[str, Any]:
+    """Of each variant: the convergence of the mean, seed by seed; that of all hints of all seeds; and its nulls."""
+    result: dict[str, Any] = {"ceiling": ceiling, "without_control": without_control, "variants": {}}
+    for name, curves in runs.items():
+        means = [convergence([(at["step"], at["following"]) for at in one], without_control, ceiling) for one in curves]
+        surrogates = [scores for seed, one in enumerate(curves) for scores in risen_as_the_mean(one, seed)]
+        result["variants"][name] = {
+            "mean": [None if one is None else {**vars(one), "pace": one.pace} for one in means],
+            "single_hints": paces([scores for one in curves for scores in of_hints(one)], ceiling),
+            "if_each_rose_as_the_mean": paces(surrogates, ceiling),
+            "following_at_the_end": [round(one[-1]["following"], 3) for one in curves],
+        }
+    return result
+
+
+def single_hints(curve: Curve) -> Image.Image:
+    """The rising fit of each hint of one run, and the mean of all scores."""
+    canvas = Canvas(WIDTH, HEIGHT)
+    across, up = Axis(0, EVALUATIONS[-1], LEFT, WIDTH - 24), Axis(0.0, 1.0, BOTTOM, TOP)
+    draw_axes(canvas, f"Each of {HINTS} hints (rising fit), and their mean", across, up)
+    for number, scores in enumerate(of_hints(curve)):
+        fit = rising_fit([score for _, score in scores])
+        steps = [step for step, _ in scores]
+        colour = COLOURS[2 + number % 4]
+        draw_series(canvas, across, up, Series("", list(zip(steps, fit, strict=True)), colour, 0.8))
+    mean = [(at["step"], at["following"]) for at in curve]
+    draw_series(canvas, across, up, Series("mean", mean, COLOURS[0], 2.8))
+    return canvas.image()
+
+
+def main() -> None:
+    """Run as a command."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--out", type=Path, required=True, help="folder of the runs, the figure and the numbers")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
+    parser.add_argument("--jobs", type=int, default=2, help="runs at a time, each on one core; default: 2")
+    options = parser.parse_args()
+    plan = Plan(options.out, EVALUATIONS, HINTS)
+    runs = plan.runs(VARIANTS, options.seeds, options.jobs)
+    result = summary(runs, plan.validation.ceiling, plan.validation.without_control)
+    figure = beside(
+        chart("Following, five seeds and their median", points(runs, "following"), (0.0, 1.0)),
+        single_hints(runs[DEMO.name][0]),
+    )
+    write_png(figure, options.out / "convergence.png")
+    numbers = json.dumps(result, indent=1)
+    (options.out / "convergence.json").write_text(numbers + "\n", encoding="utf-8")
+    print(numbers)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,209 @@
+"""Nets trained on the small base over several seeds, scored at chosen steps and kept on disk: what the studies share.
+
+A run that is on disk is not made again, so that a study that was stopped resumes with the first run that is missing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from multiprocessing import get_context
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import torch
+from PIL import Image
+
+from controlnet_core.base import Base
+from controlnet_core.cli.demo import PAIRS, demo_settings
+from controlnet_core.data.cache import encode_pairs
+from controlnet_core.data.pairs import ShapesDataset, ShuffledHints
+from controlnet_core.evaluation.following import ShapesValidation
+from controlnet_core.keyed import keyed_generator
+from controlnet_core.model.controlnet import ControlNet
+from controlnet_core.sampling.generate import SamplingSettings
+from controlnet_core.training.charts import Axis, Canvas, Series, draw_axes, draw_legend, draw_series
+from controlnet_core.training.ema import MovingAverage
+from controlnet_core.training.loop import Trainer
+from controlnet_core.weights.load_base import load_base
+
+Start = Callable[[ControlNet, torch.Generator], None]
+"""Changes the weights that a net starts with."""
+Curve = list[dict[str, Any]]
+"""What was measured at each evaluation: `step`, `loss` (the mean since the one before), `following`, the `scores` of
+single hints, and what `PictureScores` has."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One way to train.
+
+    Attributes:
+        name: Names it in files and figures.
+        changes: Training settings that are not the demo's.
+        start: Changes the net before the first step; a function of a module, so that another process finds it.
+        shuffled: Whether the hints are exchanged among the pictures, so that nothing can be learned.
+    """
+
+    name: str
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    start: Start | None = None
+    shuffled: bool = False
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What all runs of a study share.
+
+    Attributes:
+        out: The folder that keeps the runs.
+        evaluations: The steps after which the net is scored, in order; the last ends a run.
+        hints: How many held-out hints are drawn.
+        steps: How many steps the learning rate is made for; no less than the last evaluation.
+    """
+
+    out: Path
+    evaluations: tuple[int, ...]
+    hints: int
+    steps: int = 1000
+
+    @cached_property
+    def base(self) -> Base:
+        """The small base."""
+        return load_base("tiny")
+
+    @cached_property
+    def validation(self) -> ShapesValidation:
+        """Held-out hints that neither the demo nor its score has."""
+        evaluation = demo_settings(self.out, self.steps, seed=0).evaluation
+        scenes = ShapesDataset(self.hints, self.base.family.image_size, seed=1, held_out=True)
+        sampling = SamplingSettings(evaluation.sampling_steps, evaluation.guidance)
+        return ShapesValidation(self.base, scenes, sampling, evaluation.sides)
+
+    def path(self, variant: Variant, seed: int) -> Path:
+        """The file that keeps a run: named by all that has a say in it."""
+        about = [variant.changes, self.evaluations, self.hints, self.steps, self.base.fingerprint]
+        digest = hashlib.blake2b(json.dumps(about).encode(), digest_size=4).hexdigest()
+        return self.out / f"{variant.name.replace(' ', '_')}-{seed}-{digest}.json"
+
+    def run(self, variant: Variant, seed: int) -> Curve:
+        """Train and score one net, or read back what was measured before."""
+        path = self.path(variant, seed)
+        if not path.exists():
+            curve = self._train(variant, seed)
+            temporary = path.with_suffix(".partial")
+            temporary.write_text(json.dumps(curve), encoding="utf-8")
+            os.replace(temporary, path)
+        found: Curve = json.loads(path.read_text(encoding="utf-8"))
+        return found
+
+    def _train(self, variant: Variant, seed: int) -> Curve:
+        settings = demo_settings(self.out, self.steps, seed).model_copy(update=dict(variant.changes))
+        shapes = ShapesDataset(PAIRS, self.base.family.image_size, seed=0)
+        pairs = ShuffledHints(shapes, seed=0) if variant.shuffled else shapes
+        trainer = Trainer(settings, self.base, encode_pairs(self.base, pairs, self.out / "cache"), pairs)
+        if variant.start is not None:
+            variant.start(trainer.net, keyed_generator("start", variant.name, seed))
+            trainer.average = MovingAverage(trainer.net, settings.average_decay)
+        before = {name: weight.clone() for name, weight in self.base.unet.state_dict().items()}
+        curve: Curve = []
+        for step in self.evaluations:
+            losses = [trainer.take_step().loss or math.nan for _ in range(step - trainer.step)]
+            with trainer.average.applied_to(trainer.net), torch.no_grad():
+                found = self.validation.evaluate(trainer.net)
+            loss = fmean(losses) if losses else None
+            line = {"step": step, "loss": loss, "following": found.following, "scores": found.scores}
+            curve.append(line | asdict(found.details))
+        after = self.base.unet.state_dict()
+        changed = [name for name, weight in before.items() if not torch.equal(weight, after[name])]
+        if changed:
+            raise AssertionError(f"training changed the locked base: {changed}")
+        return curve
+
+    def runs(self, variants: Sequence[Variant], seeds: Sequence[int], jobs: int) -> dict[str, list[Curve]]:
+        """The runs of all variants and seeds, `jobs` of them at a time, each on one core."""
+        self.out.mkdir(parents=True, exist_ok=True)
+        tasks = [(variant, seed) for seed in seeds for variant in variants]
+        with ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=_one_core) as pool:
+            curves = dict(zip(((one.name, seed) for one, seed in tasks), pool.map(self._task, tasks), strict=True))
+        return {variant.name: [curves[variant.name, seed] for seed in seeds] for variant in variants}
+
+    def _task(self, task: tuple[Variant, int]) -> Curve:
+        variant, seed = task
+        curve = self.run(variant, seed)
+        print(f"{variant.name}, seed {seed}: following {curve[-1]['following']:.3f}", flush=True)
+        return curve
+
+
+def _one_core() -> None:
+    torch.set_num_threads(1)
+
+
+COLOURS = ("#22609f", "#d1541f", "#5fa37f", "#a483b8", "#c9a24b", "#66707c")
+WIDTH, HEIGHT, LEFT, TOP, BOTTOM = 640, 400, 58, 76, 344
+
+
+def points(runs: Mapping[str, Sequence[Curve]], name: str) -> dict[str, list[list[tuple[float, float]]]]:
+    """What the runs say of one measure, as points (step, value); evaluations that do not have it are left out."""
+    return {
+        variant: [[(at["step"], at[name]) for at in one if at[name] is not None] for one in curves]
+        for variant, curves in runs.items()
+    }
+
+
+def chart(
+    title: str,
+    curves: Mapping[str, Sequence[Sequence[tuple[float, float]]]],
+    y: tuple[float, float] | None = None,
+    logarithmic: bool = False,
+) -> Image.Image:
+    """Draw each seed of each variant as a thin line, and the median over the seeds as a thick one.
+
+    Arguments:
+        title: What the values are.
+        curves: For each variant and seed the points (step, value), all seeds at the same steps.
+        y: The ends of the axis of values; by default those of the values.
+        logarithmic: Whether that axis is logarithmic.
+    """
+    points = [point for seeds in curves.values() for one in seeds for point in one]
+    low, high = y or (min(value for _, value in points), max(value for _, value in points))
+    canvas = Canvas(WIDTH, HEIGHT)
+    across = Axis(0, max(step for step, _ in points), LEFT, WIDTH - 24)
+    up = Axis(low, high, BOTTOM, TOP, logarithmic)
+    draw_axes(canvas, title, across, up)
+    medians = []
+    for (name, seeds), colour in zip(curves.items(), COLOURS, strict=False):
+        for one in seeds:
+            draw_series(canvas, across, up, Series(name, one, _pale(colour), 1.0))
+        medians.append(Series(name, _medians(seeds), colour, 2.4))
+    for series in medians:
+        draw_series(canvas, across, up, series)
+    draw_legend(canvas, (LEFT, 44), medians)
+    return canvas.image()
+
+
+def _medians(seeds: Sequence[Sequence[tuple[float, float]]]) -> list[tuple[float, float]]:
+    values = torch.tensor([[value for _, value in one] for one in seeds])
+    return [(step, value) for (step, _), value in zip(seeds[0], values.median(0).values.tolist(), strict=True)]
+
+
+def _pale(colour: str) -> str:
+    levels = (int(colour[place : place + 2], 16) for place in (1, 3, 5))
+    return "#" + "".join(f"{round(255 - 0.4 * (255 - level)):02x}" for level in levels)
+
+
+def beside(*images: Image.Image) -> Image.Image:
+    """Put pictures of one height side by side."""
+    sheet = Image.new("RGB", (sum(image.width for image in images), max(image.height for image in images)), "#ffffff")
+    left = 0
+    for image in images:
+        sheet.paste(image, (left, 0))
+        left += image.width
+    return sheet

@@ -1,0 +1,90 @@
+"""Do zero convolutions protect the backbone? The same trainings with zero and with Gaussian connections.
+
+    python benchmarks/zero_convolutions.py --out zero_convolutions
+
+Zhang et al. 2023 (section 3.1, and the ablation of section 4.2) start all connections between the locked base and its
+trainable copy at zero, so that no noise reaches the base at first, and "the model should always be able to predict good
+images". Here nets start either so, or with connections of Gaussian weights that keep the variance. What is measured in
+the first steps: the loss, and what the nets draw: `clarity`, which tells how good a picture is whatever it shows, and
+following. The locked base is compared bit for bit before and after each run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from torch import nn
+
+from controlnet_core.model.controlnet import ControlNet
+from controlnet_core.pictures import write_png
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from benchmarks.seeded_runs import Curve, Plan, Variant, beside, chart, points
+
+EVALUATIONS = (0, 1, 2, 5, 10, 20, 35, 50, 75, 100, 150, 200)
+HINTS = 32
+
+
+@torch.no_grad()
+def start_gaussian(net: ControlNet, generator: torch.Generator) -> None:
+    """Draw all zero convolutions, that of the hint included, from a normal distribution that keeps the variance."""
+    for convolution in (*net.zero_convolutions, net.middle_zero_convolution, net.hint_encoder.zero_convolution):
+        weight, _ = convolution.parameters()
+        nn.init.normal_(weight, std=1 / math.sqrt(weight[0].numel()), generator=generator)
+
+
+VARIANTS = (Variant("zero"), Variant("Gaussian", start=start_gaussian))
+
+
+def summary(runs: Mapping[str, Sequence[Curve]], uncontrolled: float) -> dict[str, Any]:
+    """Median and range over the seeds of loss, clarity and following, for each variant and evaluation."""
+
+    def over_seeds(values: Sequence[float | None]) -> list[float] | None:
+        known = [value for value in values if value is not None]
+        return [round(one, 4) for one in (median(known), min(known), max(known))] if known else None
+
+    variants = {
+        name: {
+            str(step): {
+                "loss": over_seeds([one[place]["loss"] for one in curves]),
+                "clarity": over_seeds([one[place]["clarity"] for one in curves]),
+                "following": over_seeds([one[place]["following"] for one in curves]),
+            }
+            for place, step in enumerate(EVALUATIONS)
+        }
+        for name, curves in runs.items()
+    }
+    return {"clarity_without_control": round(uncontrolled, 4), "base_changed": False, "variants": variants}
+
+
+def main() -> None:
+    """Run as a command."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--out", type=Path, required=True, help="folder of the runs, the figure and the numbers")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
+    parser.add_argument("--jobs", type=int, default=2, help="runs at a time, each on one core; default: 2")
+    options = parser.parse_args()
+    plan = Plan(options.out, EVALUATIONS, HINTS)
+    runs = plan.runs(VARIANTS, options.seeds, options.jobs)
+    uncontrolled = plan.validation.draw(None).details.clarity
+    figure = beside(
+        chart("Loss (logarithmic)", points(runs, "loss"), logarithmic=True),
+        chart("Clarity of controlled pictures", points(runs, "clarity"), (0.0, 1.0)),
+        chart("Following", points(runs, "following"), (0.0, 1.0)),
+    )
+    write_png(figure, options.out / "zero_convolutions.png")
+    numbers = json.dumps(summary(runs, uncontrolled), indent=1)
+    (options.out / "zero_convolutions.json").write_text(numbers + "\n", encoding="utf-8")
+    print(numbers)
+
+
+if __name__ == "__main__":
+    main()
