@@ -50,8 +50,7 @@ from benchmarks.seeded_runs import (
 )
 
 EVALUATIONS = (*range(0, 301, 10), 350, 400, 500)
-HINTS = 32
-Scores = Sequence[tuple[int, float]]
+Points = Sequence[tuple[int, float]]
 
 
 @torch.no_grad()
@@ -73,7 +72,7 @@ def of_hints(curve: Curve) -> list[list[tuple[int, float]]]:
     return [[(at["step"], at["scores"][hint]) for at in curve] for hint in range(len(curve[0]["scores"]))]
 
 
-def own_rise(scores: Scores, ceiling: float) -> Convergence | None:
+def own_rise(scores: Points, ceiling: float) -> Convergence | None:
     """The rise of one hint above its own score before the first step."""
     return convergence(scores, scores[0][1], ceiling)
 
@@ -96,7 +95,7 @@ def risen_as_the_mean(curve: Curve, seed: int) -> list[list[tuple[int, float]]]:
     return surrogates
 
 
-def paces(hints: Sequence[Scores], ceiling: float) -> dict[str, Any]:
+def paces(hints: Sequence[Points], ceiling: float) -> dict[str, Any]:
     """How many hints converge, and how: counts by pace, and medians of where they begin and of their abruptness."""
     rises = [rise for scores in hints if (rise := own_rise(scores, ceiling)) is not None]
     return {
@@ -128,7 +127,7 @@ def single_hints(curve: Curve) -> Image.Image:
     """The rising fit of each hint of one run, and the mean of all scores."""
     canvas = Canvas(WIDTH, HEIGHT)
     across, up = Axis(0, EVALUATIONS[-1], LEFT, WIDTH - 24), Axis(0.0, 1.0, BOTTOM, TOP)
-    draw_axes(canvas, f"Each of {HINTS} hints (rising fit), and their mean", across, up)
+    draw_axes(canvas, f"Each of {len(curve[0]['scores'])} hints (rising fit), and their mean", across, up)
     for number, scores in enumerate(of_hints(curve)):
         fit = rising_fit([score for _, score in scores])
         steps = [step for step, _ in scores]
@@ -146,9 +145,9 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time, each on one core; default: 2")
     options = parser.parse_args()
-    plan = Plan(options.out, EVALUATIONS, HINTS)
+    plan = Plan(options.out, EVALUATIONS)
     runs = plan.runs(VARIANTS, options.seeds, options.jobs)
-    result = summary(runs, plan.validation.ceiling, plan.validation.without_control)
+    result = summary(runs, plan.task.ceiling(), plan.task.score(None)["following"])
     figure = beside(
         chart("Following, five seeds and their median", points(runs, "following"), (0.0, 1.0)),
         single_hints(runs[DEMO.name][0]),

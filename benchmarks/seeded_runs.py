@@ -16,7 +16,7 @@ from functools import cached_property
 from multiprocessing import get_context
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from PIL import Image
@@ -24,7 +24,7 @@ from PIL import Image
 from controlnet_core.base import Base
 from controlnet_core.cli.demo import PAIRS, demo_settings
 from controlnet_core.data.cache import encode_pairs
-from controlnet_core.data.pairs import ShapesDataset, ShuffledHints
+from controlnet_core.data.pairs import PairDataset, ShapesDataset, ShuffledHints
 from controlnet_core.evaluation.following import ShapesValidation
 from controlnet_core.keyed import keyed_generator
 from controlnet_core.model.controlnet import ControlNet
@@ -36,9 +36,12 @@ from controlnet_core.weights.load_base import load_base
 
 Start = Callable[[ControlNet, torch.Generator], None]
 """Changes the weights that a net starts with."""
-Curve = list[dict[str, Any]]
-"""What was measured at each evaluation: `step`, `loss` (the mean since the one before), `following`, the `scores` of
-single hints, and what `PictureScores` has."""
+Scores = dict[str, Any]
+"""What drawings score: `following`, the `scores` of single hints, and what else the task measures."""
+Curve = list[Scores]
+"""The scores of each evaluation, with its `step` and the `loss`, which is the mean since the one before."""
+DRAWN_AS = demo_settings(Path(), steps=1, seed=0).evaluation
+"""Steps, guidance and side of control are the demo's."""
 
 
 @dataclass(frozen=True)
@@ -58,21 +61,46 @@ class Variant:
     shuffled: bool = False
 
 
+class Task(Protocol):
+    """What nets are trained for, and how their drawings are scored."""
+
+    @property
+    def name(self) -> str:
+        """Names it in files."""
+        ...
+
+    @property
+    def base(self) -> Base:
+        """The locked base."""
+        ...
+
+    def pairs(self) -> PairDataset:
+        """The pairs to train on."""
+        ...
+
+    def score(self, net: ControlNet | None) -> Scores:
+        """Draw held-out hints with a net, or without control, and score the drawings."""
+        ...
+
+    def ceiling(self) -> float:
+        """The following score of encoded and decoded true pictures."""
+        ...
+
+
 @dataclass(frozen=True)
-class Plan:
-    """What all runs of a study share.
+class ShapesTask:
+    """The demo's pairs, on held-out hints that neither the demo nor its score has.
 
     Attributes:
-        out: The folder that keeps the runs.
-        evaluations: The steps after which the net is scored, in order; the last ends a run.
-        hints: How many held-out hints are drawn.
-        steps: How many steps the learning rate is made for; no less than the last evaluation.
+        hints: How many hints are drawn.
     """
 
-    out: Path
-    evaluations: tuple[int, ...]
-    hints: int
-    steps: int = 1000
+    hints: int = 32
+
+    @property
+    def name(self) -> str:
+        """Names it in files."""
+        return f"shapes{self.hints}"
 
     @cached_property
     def base(self) -> Base:
@@ -81,15 +109,44 @@ class Plan:
 
     @cached_property
     def validation(self) -> ShapesValidation:
-        """Held-out hints that neither the demo nor its score has."""
-        evaluation = demo_settings(self.out, self.steps, seed=0).evaluation
+        """What scores the drawings, which are made as the demo's are."""
         scenes = ShapesDataset(self.hints, self.base.family.image_size, seed=1, held_out=True)
-        sampling = SamplingSettings(evaluation.sampling_steps, evaluation.guidance)
-        return ShapesValidation(self.base, scenes, sampling, evaluation.sides)
+        sampling = SamplingSettings(DRAWN_AS.sampling_steps, DRAWN_AS.guidance)
+        return ShapesValidation(self.base, scenes, sampling, DRAWN_AS.sides)
+
+    def pairs(self) -> PairDataset:
+        """The pairs to train on."""
+        return ShapesDataset(PAIRS, self.base.family.image_size, seed=0)
+
+    def score(self, net: ControlNet | None) -> Scores:
+        """Draw held-out hints with a net, or without control, and score the drawings."""
+        found = self.validation.draw(net)
+        return {"following": found.following, "scores": found.scores, **asdict(found.details)}
+
+    def ceiling(self) -> float:
+        """The following score of encoded and decoded true pictures."""
+        return self.validation.ceiling
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What all runs of a study share.
+
+    Attributes:
+        out: The folder that keeps the runs.
+        evaluations: The steps after which the net is scored, in order; the last ends a run.
+        task: What the nets learn.
+        steps: How many steps the learning rate is made for; no less than the last evaluation.
+    """
+
+    out: Path
+    evaluations: tuple[int, ...]
+    task: Task = field(default_factory=ShapesTask)
+    steps: int = 1000
 
     def path(self, variant: Variant, seed: int) -> Path:
         """The file that keeps a run: named by all that has a say in it."""
-        about = [variant.changes, self.evaluations, self.hints, self.steps, self.base.fingerprint]
+        about = [self.task.name, variant.changes, self.evaluations, self.steps, self.task.base.fingerprint]
         digest = hashlib.blake2b(json.dumps(about).encode(), digest_size=4).hexdigest()
         return self.out / f"{variant.name.replace(' ', '_')}-{seed}-{digest}.json"
 
@@ -106,22 +163,21 @@ class Plan:
 
     def _train(self, variant: Variant, seed: int) -> Curve:
         settings = demo_settings(self.out, self.steps, seed).model_copy(update=dict(variant.changes))
-        shapes = ShapesDataset(PAIRS, self.base.family.image_size, seed=0)
-        pairs = ShuffledHints(shapes, seed=0) if variant.shuffled else shapes
-        trainer = Trainer(settings, self.base, encode_pairs(self.base, pairs, self.out / "cache"), pairs)
+        base, pairs = self.task.base, self.task.pairs()
+        if variant.shuffled:
+            pairs = ShuffledHints(pairs, seed=0)
+        trainer = Trainer(settings, base, encode_pairs(base, pairs, self.out / "cache"), pairs)
         if variant.start is not None:
             variant.start(trainer.net, keyed_generator("start", variant.name, seed))
             trainer.average = MovingAverage(trainer.net, settings.average_decay)
-        before = {name: weight.clone() for name, weight in self.base.unet.state_dict().items()}
+        before = {name: weight.clone() for name, weight in base.unet.state_dict().items()}
         curve: Curve = []
         for step in self.evaluations:
             losses = [trainer.take_step().loss or math.nan for _ in range(step - trainer.step)]
             with trainer.average.applied_to(trainer.net), torch.no_grad():
-                found = self.validation.evaluate(trainer.net)
-            loss = fmean(losses) if losses else None
-            line = {"step": step, "loss": loss, "following": found.following, "scores": found.scores}
-            curve.append(line | asdict(found.details))
-        after = self.base.unet.state_dict()
+                found = self.task.score(trainer.net)
+            curve.append({"step": step, "loss": fmean(losses) if losses else None, **found})
+        after = base.unet.state_dict()
         changed = [name for name, weight in before.items() if not torch.equal(weight, after[name])]
         if changed:
             raise AssertionError(f"training changed the locked base: {changed}")

@@ -30,7 +30,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks.seeded_runs import Curve, Plan, Variant, beside, chart, points
 
 EVALUATIONS = (0, 1, 2, 5, 10, 20, 35, 50, 75, 100, 150, 200)
-HINTS = 32
 
 
 @torch.no_grad()
@@ -72,9 +71,9 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time, each on one core; default: 2")
     options = parser.parse_args()
-    plan = Plan(options.out, EVALUATIONS, HINTS)
+    plan = Plan(options.out, EVALUATIONS)
     runs = plan.runs(VARIANTS, options.seeds, options.jobs)
-    uncontrolled = plan.validation.draw(None).details.clarity
+    uncontrolled = plan.task.score(None)["clarity"]
     figure = beside(
         chart("Loss (logarithmic)", points(runs, "loss"), logarithmic=True),
         chart("Clarity of controlled pictures", points(runs, "clarity"), (0.0, 1.0)),

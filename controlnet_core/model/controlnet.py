@@ -19,7 +19,9 @@ from .unet import UNet, check_inputs
 
 
 class ControlNetBlock(nn.Module):
-    """Any block with a ControlNet: `y_c = F(x; T) + Z(F(x + Z(c; Tz1); Tc); Tz2)` (equation 2, section 3.1).
+    """Any block with a ControlNet, by the block equation (Zhang et al. 2023, section 3.1, equation 2).
+
+    `y_c = F(x; T) + Z(F(x + Z(c; Tz1); Tc); Tz2)`
 
     F(.; T) is the locked block, F(.; Tc) its trainable copy, Z(.; Tz1) and Z(.; Tz2) are the zero layers. The paper
     names a residual block, a convolution with batch normalisation and ReLU, multi-head attention and a transformer.

@@ -38,7 +38,7 @@ class StepDraws:
         seed: The run's seed.
         pairs: How many pairs there are.
         batch_size: Slots of a step.
-        prompt_drop: The share of prompts to drop.
+        prompt_drop: Prompt drop: the share of prompts that are replaced by the empty one.
         latent_shape: (C, h, w).
         timesteps: Length of the noise schedule.
     """
