@@ -34,8 +34,8 @@ from controlnet_core.training.ema import MovingAverage
 from controlnet_core.training.loop import Trainer
 from controlnet_core.weights.load_base import load_base
 
-Start = Callable[[ControlNet, torch.Generator], None]
-"""Changes the weights that a net starts with."""
+Start = Callable[[Trainer, torch.Generator], None]
+"""Changes the weights of the net that a trainer starts with."""
 Scores = dict[str, Any]
 """What drawings score: `following`, the `scores` of single hints, and what else the task measures."""
 Curve = list[Scores]
@@ -168,7 +168,7 @@ class Plan:
             pairs = ShuffledHints(pairs, seed=0)
         trainer = Trainer(settings, base, encode_pairs(base, pairs, self.out / "cache"), pairs)
         if variant.start is not None:
-            variant.start(trainer.net, keyed_generator("start", variant.name, seed))
+            variant.start(trainer, keyed_generator("start", variant.name, seed))
             trainer.average = MovingAverage(trainer.net, settings.average_decay)
         before = {name: weight.clone() for name, weight in base.unet.state_dict().items()}
         curve: Curve = []

@@ -23,8 +23,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from controlnet_core.model.controlnet import ControlNet
 from controlnet_core.pictures import write_png
+from controlnet_core.training.loop import Trainer
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks.seeded_runs import Curve, Plan, Variant, beside, chart, points
@@ -33,8 +33,9 @@ EVALUATIONS = (0, 1, 2, 5, 10, 20, 35, 50, 75, 100, 150, 200)
 
 
 @torch.no_grad()
-def start_gaussian(net: ControlNet, generator: torch.Generator) -> None:
+def start_gaussian(trainer: Trainer, generator: torch.Generator) -> None:
     """Draw all zero convolutions, that of the hint included, from a normal distribution that keeps the variance."""
+    net = trainer.net
     for convolution in (*net.zero_convolutions, net.middle_zero_convolution, net.hint_encoder.zero_convolution):
         weight, _ = convolution.parameters()
         nn.init.normal_(weight, std=1 / math.sqrt(weight[0].numel()), generator=generator)

@@ -201,7 +201,7 @@ FAMILIES: dict[str, Family] = {
     "SDXL": Family(SDXL, AutoencoderConfig(latent_scale=0.13025), (CLIP_L_SDXL, OPENCLIP_BIGG), image_size=1024),
     "TINY": Family(
         TINY,
-        AutoencoderConfig(base_channels=64, channel_mult=(1, 1, 1, 1), num_res_blocks=1),
+        AutoencoderConfig(base_channels=64, channel_mult=(1, 1, 1, 2), num_res_blocks=1),
         (CLIP_TINY,),
         image_size=64,
     ),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,6 +15,8 @@ from ..training.ema import MovingAverage
 
 SAVE_EVERY = 100
 WARM_UP = 100
+COOL_DOWN = 0.4
+"""The last share of the steps, in which the learning rate falls; before it, more steps can be asked for."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class Stage:
         name: Names the file of the stage's state.
         folder: Where it is kept.
         steps: How many optimizer steps.
-        learning_rate: The highest; it rises for 100 steps and falls to zero along a cosine.
+        learning_rate: The highest; it rises for 100 steps, stays, and falls to zero along a line.
         decay: Of the moving average that is kept in the end.
     """
 
@@ -63,7 +64,7 @@ class Stage:
         module.load_state_dict({**module.state_dict(), **average.weights})
 
     def _curve(self, step: int) -> float:
-        return min(1.0, (step + 1) / WARM_UP) * 0.5 * (1 + math.cos(math.pi * step / self.steps))
+        return min(1.0, (step + 1) / WARM_UP, (self.steps - step) / (COOL_DOWN * self.steps))
 
     @property
     def _state_path(self) -> Path:

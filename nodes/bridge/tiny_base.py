@@ -16,6 +16,7 @@ import torch
 
 from ...controlnet_core.config import FAMILIES
 from ...controlnet_core.weights.load_base import TINY_FOLDER
+from ...controlnet_core.weights.sizes import read_autoencoder_config
 from .host_types import HostClip, HostModel, HostVae
 
 TINY = FAMILIES["TINY"]
@@ -143,7 +144,7 @@ def _clip(weights: dict[str, Any]) -> HostClip:
 
 def _vae(weights: dict[str, Any]) -> HostVae:
     """The autoencoder."""
-    sizes = TINY.autoencoder
+    sizes = read_autoencoder_config({key: tuple(tensor.shape) for key, tensor in weights.items()}, "ldm", {})
     params = {
         "ddconfig": {
             "double_z": True,

@@ -23,12 +23,12 @@ def autoencoder(seed: int) -> Autoencoder:
 def test_the_autoencoder_starts_by_averaging_and_repeating_with_certain_latents() -> None:
     model = autoencoder(0)
     start_as_average(model)
-    picture = torch.randn(1, 64, 16, 16, generator=keyed_generator("picture"))
+    shallow, deep = (torch.randn(1, width, 16, 16, generator=keyed_generator("picture")) for width in (64, 128))
     down, up = model.encoder.stages[0].get_submodule("resample"), model.decoder.stages[0].get_submodule("resample")
     with torch.no_grad():
-        halved, averaged = down(picture), functional.avg_pool2d(picture, 2)
-        doubled, repeated = up(picture, (32, 32)), functional.interpolate(picture, scale_factor=2, mode="nearest")
-        latents = model.encode(picture[:, :3])
+        halved, averaged = down(shallow), functional.avg_pool2d(shallow, 2)
+        doubled, repeated = up(deep, (32, 32)), functional.interpolate(deep, scale_factor=2, mode="nearest")
+        latents = model.encode(shallow[:, :3])
     assert (halved - averaged).std() < 0.2 * averaged.std()
     assert (doubled - repeated).std() < 0.2 * repeated.std()
     assert latents.log_variance.max() < -5

@@ -1,0 +1,162 @@
+"""Which way to train follows hints sooner, and ends no lower? Recipes over seeds and tasks, in steps and seconds.
+
+    python benchmarks/recipes.py --out recipes --task shapes
+    python benchmarks/recipes.py --out recipes --task canny
+    python benchmarks/recipes.py --out recipes --seconds-of-a-step
+
+Nets are trained as the demo's are, but for what a recipe says, and scored on held-out hints. For each recipe: the steps
+after which the rising curve nearest to its scores is half and four fifths of the way from the score without control to
+the ceiling, and the score at the end; median and range over the seeds. A step's time is measured by the last command,
+alone on the machine, the recipes taking turns; seconds are steps times that, with what is done before the first step.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from controlnet_core.cli.demo import demo_settings
+from controlnet_core.data.cache import encode_pairs
+from controlnet_core.evaluation.convergence import rising_fit
+from controlnet_core.keyed import keyed_generator
+from controlnet_core.pictures import write_png
+from controlnet_core.training.hint_start import show_hints_as_latents
+from controlnet_core.training.loop import Trainer
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from benchmarks.photographs import PhotographsTask
+from benchmarks.seeded_runs import Curve, Plan, ShapesTask, Task, Variant, chart, points
+
+EVALUATIONS = (0, 10, 20, 30, 40, 50, 60, 80, 100, 125, 150, 200, 250, 300, 400, 500, 600, 700, 800, 900, 1000)
+SHARES = (0.5, 0.8)
+TIMED_STEPS = 20
+TASKS: Mapping[str, Task] = {
+    "shapes": ShapesTask(),
+    "canny": PhotographsTask("canny"),
+    "blur": PhotographsTask("blur"),
+}
+TIMES = "seconds.json"
+
+
+def start_hints_as_latents(trainer: Trainer, generator: torch.Generator) -> None:
+    """Fit the hint encoder before the first step."""
+    show_hints_as_latents(trainer.net, trainer.base, trainer.dataset, trainer.settings.seed)
+
+
+VARIANTS = (
+    Variant("released hint encoder"),
+    Variant("the paper's hint encoder", {"hint_encoder": "paper"}),
+    Variant("hints shown as latents", start=start_hints_as_latents),
+)
+
+
+def steps_to(curve: Curve, share: float, without_control: float, ceiling: float) -> float | None:
+    """The step at which the rising fit of a curve has come a share of the way; None if it never does."""
+    wanted = without_control + share * (ceiling - without_control)
+    fit = rising_fit([at["following"] for at in curve])
+    for place, value in enumerate(fit):
+        if value >= wanted:
+            if place == 0:
+                return 0.0
+            part = (wanted - fit[place - 1]) / (value - fit[place - 1])
+            before, after = float(curve[place - 1]["step"]), float(curve[place]["step"])
+            return before + part * (after - before)
+    return None
+
+
+def summary(
+    runs: Mapping[str, Sequence[Curve]], without_control: float, ceiling: float, times: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What the table shows, of each recipe: a list over the seeds for each number."""
+    recipes = {}
+    for name, curves in runs.items():
+        reached = {share: [steps_to(one, share, without_control, ceiling) for one in curves] for share in SHARES}
+        took = times.get(name)
+        recipes[name] = {
+            **{f"steps_to_{share}": steps for share, steps in reached.items()},
+            **{
+                f"seconds_to_{share}": [
+                    None if step is None or took is None else round(took["start"] + step * took["step"], 1)
+                    for step in steps
+                ]
+                for share, steps in reached.items()
+            },
+            "end": [round(one[-1]["following"], 4) for one in curves],
+        }
+    return {"without_control": without_control, "ceiling": ceiling, "recipes": recipes}
+
+
+def table(result: Mapping[str, Any]) -> str:
+    """The summary as a Markdown table: median (smallest to largest) over the seeds."""
+    names = [f"{what}_to_{share}" for share in SHARES for what in ("steps", "seconds")] + ["end"]
+    titles = [name.replace("_", " ") for name in names]
+    lines = ["| recipe | " + " | ".join(titles) + " |", "|---" * (1 + len(titles)) + "|"]
+    for recipe, numbers in result["recipes"].items():
+        lines.append(f"| {recipe} | " + " | ".join(_range(numbers[name]) for name in names) + " |")
+    lines.append(f"\nwithout control {result['without_control']:.3f}, ceiling {result['ceiling']:.3f}")
+    return "\n".join(lines)
+
+
+def _range(values: Sequence[float | None]) -> str:
+    known = [value for value in values if value is not None]
+    if not known:
+        return "never"
+    missing = f", {len(values) - len(known)} never" if len(known) < len(values) else ""
+    digits = 3 if max(known) <= 1 else 0
+    return f"{statistics.median(known):.{digits}f} ({min(known):.{digits}f} to {max(known):.{digits}f}{missing})"
+
+
+def measure_times(out: Path) -> dict[str, dict[str, float]]:
+    """The seconds of a step of each recipe on one core, taking turns, and of what comes before its first step."""
+    torch.set_num_threads(1)
+    task = TASKS["shapes"]
+    pairs = task.pairs()
+    encoded = encode_pairs(task.base, pairs, out / "cache")
+    trainers, starts = {}, {}
+    for variant in VARIANTS:
+        settings = demo_settings(out, 1000, 0).model_copy(update=dict(variant.changes))
+        trainers[variant.name] = Trainer(settings, task.base, encoded, pairs)
+        started = time.perf_counter()
+        if variant.start is not None:
+            variant.start(trainers[variant.name], keyed_generator("start", variant.name, 0))
+        starts[variant.name] = time.perf_counter() - started
+    steps = [{name: trainer.take_step().seconds for name, trainer in trainers.items()} for _ in range(TIMED_STEPS)]
+    return {
+        name: {"start": starts[name], "step": statistics.median(one[name] for one in steps[2:])} for name in trainers
+    }
+
+
+def main() -> None:
+    """Run as a command."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--out", type=Path, required=True, help="folder of the runs, the figures and the numbers")
+    parser.add_argument("--task", choices=TASKS, default="shapes")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
+    parser.add_argument("--jobs", type=int, default=2, help="runs at a time, each on one core; default: 2")
+    parser.add_argument("--seconds-of-a-step", action="store_true", help="measure times instead; run nothing beside it")
+    options = parser.parse_args()
+    times_path = options.out / TIMES
+    if options.seconds_of_a_step:
+        options.out.mkdir(parents=True, exist_ok=True)
+        times_path.write_text(json.dumps(measure_times(options.out), indent=1), encoding="utf-8")
+        print(times_path.read_text(encoding="utf-8"))
+        return
+    plan = Plan(options.out, EVALUATIONS, TASKS[options.task])
+    runs = plan.runs(VARIANTS, options.seeds, options.jobs)
+    times = json.loads(times_path.read_text(encoding="utf-8")) if times_path.exists() else {}
+    result = summary(runs, plan.task.score(None)["following"], plan.task.ceiling(), times)
+    (options.out / f"{options.task}.json").write_text(json.dumps(result, indent=1), encoding="utf-8")
+    write_png(chart(f"Following: {options.task}", points(runs, "following")), options.out / f"{options.task}.png")
+    print(table(result))
+
+
+if __name__ == "__main__":
+    main()

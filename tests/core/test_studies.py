@@ -1,0 +1,96 @@
+"""The studies over seeds: what they keep and read back, and the measures of photographs and of recipes."""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from controlnet_core.base import Base
+from controlnet_core.data.pairs import PairDataset, ShapesDataset
+from controlnet_core.model.controlnet import ControlNet
+from tests.support.bases import small_base
+from tests.support.reduced import noise
+from tests.support.scripts import benchmark
+
+recipes, zero_convolutions = benchmark("recipes"), benchmark("zero_convolutions")
+photographs, seeded_runs = (importlib.import_module(f"benchmarks.{name}") for name in ("photographs", "seeded_runs"))
+
+
+@dataclass(frozen=True)
+class SmallTask:
+    """Eight pairs on a random base; a net's score is how far its middle zero convolution is from zero."""
+
+    name: str = "small"
+
+    @property
+    def base(self) -> Base:
+        return small_base()
+
+    def pairs(self) -> PairDataset:
+        return ShapesDataset(8, 32, seed=0)
+
+    def score(self, net: ControlNet | None) -> dict[str, Any]:
+        assert net is not None
+        size = sum(float(parameter.abs().sum()) for parameter in net.middle_zero_convolution.parameters())
+        return {"following": size, "scores": [size]}
+
+    def ceiling(self) -> float:
+        return 1.0
+
+
+def test_a_run_is_kept_and_read_back_and_zero_connections_start_at_zero(tmp_path: Path) -> None:
+    changes = {"batch_size": 2}
+    plan = seeded_runs.Plan(tmp_path, (0, 2), SmallTask())
+    zero = seeded_runs.Variant("zero", changes)
+    gaussian = seeded_runs.Variant("Gaussian", changes, start=zero_convolutions.start_gaussian)
+    curves = {variant.name: plan.run(variant, 0) for variant in (zero, gaussian)}
+    assert [at["step"] for at in curves["zero"]] == [0, 2]
+    assert curves["zero"][0]["following"] == 0.0 and curves["Gaussian"][0]["following"] > 1.0
+    assert curves["zero"][1]["following"] > 0.0 and curves["zero"][1]["loss"] > 0.0
+    kept = plan.path(zero, 0)
+    kept.write_text(kept.read_text().replace(": 2,", ": 3,"))
+    assert [at["step"] for at in plan.run(zero, 0)] == [0, 3], "read back, not made again"
+    others = {plan.path(zero, 1), seeded_runs.Plan(tmp_path, (0, 3), SmallTask()).path(zero, 0), plan.path(gaussian, 0)}
+    assert kept not in others and len(others) == 3
+
+
+def test_steps_to_a_share_of_the_way() -> None:
+    curve = [{"step": step, "following": value} for step, value in ((0, 0.2), (10, 0.2), (20, 0.6), (30, 1.0))]
+    assert recipes.steps_to(curve, 0.5, 0.2, 1.0) == pytest.approx(20)
+    assert recipes.steps_to(curve, 0.25, 0.2, 1.0) == pytest.approx(15)
+    assert recipes.steps_to(curve, 0.0, 0.2, 1.0) == 0
+    assert recipes.steps_to(curve, 1.1, 0.2, 1.0) is None
+    result = recipes.summary({"one": [curve, curve[:2]]}, 0.2, 1.0, {"one": {"start": 2.0, "step": 0.5}})
+    numbers = result["recipes"]["one"]
+    assert numbers["steps_to_0.5"] == [pytest.approx(20), None] and numbers["seconds_to_0.5"] == [12.0, None]
+    assert "20 (20 to 20, 1 never)" in recipes.table(result)
+
+
+def test_edges_count_within_a_pixel_and_both_ways() -> None:
+    line = torch.zeros(3, 32, 32)
+    line[:, 16] = 1.0
+    assert photographs.edge_f1(line, line) == 1.0
+    assert photographs.edge_f1(line.roll(1, 1), line) == 1.0
+    assert photographs.edge_f1(line.roll(3, 1), line) == 0.0
+    assert photographs.edge_f1(torch.zeros_like(line), line) == photographs.edge_f1(line, torch.zeros_like(line)) == 0.0
+    both = line.maximum(line.roll(8, 1))
+    assert photographs.edge_f1(both, line) == photographs.edge_f1(line, both) == pytest.approx(2 / 3)
+
+
+def test_similarity_is_one_for_the_same_picture_alone() -> None:
+    one, other = noise(3, 32, 32, seed=1).sigmoid(), noise(3, 32, 32, seed=2).sigmoid()
+    assert photographs.similarity(one, one) == pytest.approx(1.0)
+    assert photographs.similarity(one, other) < 0.3
+
+
+def test_crops_are_keyed_and_held_out_ones_are_of_other_pictures() -> None:
+    assert not set(photographs.TRAINING) & set(photographs.HELD_OUT)
+    picture = photographs.photograph(photographs.HELD_OUT[0])
+    crops = [photographs.crop(picture, 64, row, "chelsea") for row in (0, 0, 1)]
+    assert crops[0].shape == (1, 3, 64, 64) and torch.equal(crops[0], crops[1])
+    assert not torch.equal(crops[0], crops[2])
