@@ -55,7 +55,7 @@ def show_hints_as_latents(net: ControlNet, base: EncodesImages, dataset: PairDat
         missed.backward()
         optimizer.step()
     optimizer.zero_grad()
-    return float(missed)
+    return missed.item()
 
 
 def _features(net: ControlNet, base: EncodesImages, hints: torch.Tensor) -> torch.Tensor:
