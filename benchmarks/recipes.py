@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import statistics
 import sys
 import time
@@ -22,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from controlnet_core.cli.demo import demo_settings
 from controlnet_core.data.cache import encode_pairs
@@ -44,6 +46,8 @@ TASKS: Mapping[str, Task] = {
     "blur": PhotographsTask("blur"),
 }
 TIMES = "seconds.json"
+UNSEEN, ALL_SEEN = 50, 150
+"""Where noisy latents come in: the last step that sees nothing of them, and the first that sees them whole."""
 
 
 def start_hints_as_latents(trainer: Trainer, generator: torch.Generator) -> None:
@@ -51,10 +55,58 @@ def start_hints_as_latents(trainer: Trainer, generator: torch.Generator) -> None
     show_hints_as_latents(trainer.net, trainer.base, trainer.dataset, trainer.settings.seed)
 
 
+@torch.no_grad()
+def start_hint_gaussian(trainer: Trainer, generator: torch.Generator) -> None:
+    """Draw the hint's zero convolution from a normal distribution that keeps the variance; the others stay at zero."""
+    weight, _ = trainer.net.hint_encoder.zero_convolution.parameters()
+    nn.init.normal_(weight, std=1 / math.sqrt(weight[0].numel()), generator=generator)
+
+
+class ComingIn(nn.Module):
+    """A first convolution that sees nothing of the noisy latents at first, and all of them from some step on.
+
+    Arguments:
+        convolution: The copied convolution.
+        trainer: Knows the step.
+    """
+
+    def __init__(self, convolution: nn.Module, trainer: Trainer) -> None:
+        super().__init__()
+        self.convolution = convolution
+        self._trainer = trainer
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Convolve noisy latents, scaled by the share of them that is seen by now."""
+        share = min(1.0, max(0.0, (self._trainer.step - UNSEEN) / (ALL_SEEN - UNSEEN)))
+        output: Tensor = self.convolution(share * x)
+        return output
+
+
+def start_without_noise(trainer: Trainer, generator: torch.Generator) -> None:
+    """Hide the noisy latents from the trainable copy in the first steps."""
+    encoder = trainer.net.encoder
+    encoder.input_convolution = ComingIn(encoder.input_convolution, trainer)
+
+
+def start_gaussian_without_noise(trainer: Trainer, generator: torch.Generator) -> None:
+    """A Gaussian connection of the hint, and noisy latents that come in."""
+    start_hint_gaussian(trainer, generator)
+    start_without_noise(trainer, generator)
+
+
+def start_latents_without_noise(trainer: Trainer, generator: torch.Generator) -> None:
+    """Hints shown as latents, and noisy latents that come in."""
+    start_hints_as_latents(trainer, generator)
+    start_without_noise(trainer, generator)
+
+
 VARIANTS = (
     Variant("released hint encoder"),
     Variant("the paper's hint encoder", {"hint_encoder": "paper"}),
+    Variant("noise comes in", start=start_without_noise),
+    Variant("Gaussian hint, noise comes in", start=start_gaussian_without_noise),
     Variant("hints shown as latents", start=start_hints_as_latents),
+    Variant("hints shown as latents, noise comes in", start=start_latents_without_noise),
 )
 
 
