@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from types import SimpleNamespace
 from typing import Any
 
@@ -18,7 +19,7 @@ from tests.support.bases import small_base
 from tests.support.reduced import noise
 from tests.support.scripts import benchmark
 
-recipes, zero_convolutions = benchmark("recipes"), benchmark("zero_convolutions")
+recipes, zero_convolutions, convergence = map(benchmark, ("recipes", "zero_convolutions", "convergence"))
 photographs, seeded_runs = (importlib.import_module(f"benchmarks.{name}") for name in ("photographs", "seeded_runs"))
 
 
@@ -78,6 +79,31 @@ def test_noisy_latents_come_in(step: int, share: float) -> None:
     coming_in = recipes.ComingIn(convolution, SimpleNamespace(step=step))
     with torch.no_grad():
         assert torch.equal(coming_in(x), convolution(share * x))
+
+
+def drawn(hint_scores: list[list[float]]) -> list[dict[str, Any]]:
+    """A curve whose hints have these scores, at every 10th step."""
+    columns = zip(*hint_scores, strict=True)
+    return [{"step": 10 * row, "scores": at, "following": fmean(at)} for row, at in enumerate(columns)]
+
+
+def test_hints_that_jump_are_told_from_hints_that_rise_as_their_smooth_mean_does() -> None:
+    jumps = [10 + 2 * hint for hint in range(16)]
+    noises = noise(16, 60, seed=4).mul(0.03).tolist()
+    jumping = [
+        [(0.2 if place < jump else 0.9) + noises[hint][place] for place in range(60)] for hint, jump in enumerate(jumps)
+    ]
+    curve = drawn(jumping)
+    assert convergence.own_rise([(at["step"], at["following"]) for at in curve], 0.95).pace == "gradual"
+    found = convergence.paces(convergence.of_hints(curve), 0.95)
+    assert (found["hints"], found["converged"], found["sudden"]) == (16, 16, 16)
+    smooth = convergence.paces(convergence.risen_as_the_mean(curve, 0), 0.95)
+    assert smooth["converged"] == 16 and smooth["sudden"] <= 2, smooth
+
+
+def test_hints_that_are_not_followed_do_not_converge() -> None:
+    flat = [(0.3 + 0.1 * noise(60, seed=hint)).tolist() for hint in range(16)]
+    assert convergence.paces(convergence.of_hints(drawn(flat)), 0.95)["converged"] == 0
 
 
 def test_edges_count_within_a_pixel_and_both_ways() -> None:
