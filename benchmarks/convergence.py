@@ -14,7 +14,6 @@ scores have: how many would seem sudden?
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from collections import Counter
@@ -47,6 +46,7 @@ from benchmarks.seeded_runs import (
     beside,
     chart,
     points,
+    study_parser,
 )
 
 EVALUATIONS = (*range(0, 301, 10), 350, 400, 500)
@@ -140,11 +140,7 @@ def single_hints(curve: Curve) -> Image.Image:
 
 def main() -> None:
     """Run as a command."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--out", type=Path, required=True, help="folder of the runs, the figure and the numbers")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
-    parser.add_argument("--jobs", type=int, default=2, help="runs at a time, each on one core; default: 2")
-    options = parser.parse_args()
+    options = study_parser(__doc__).parse_args()
     plan = Plan(options.out, EVALUATIONS)
     runs = plan.runs(VARIANTS, options.seeds, options.jobs)
     result = summary(runs, plan.task.ceiling(), plan.task.score(None)["following"])

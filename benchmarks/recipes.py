@@ -12,7 +12,6 @@ alone on the machine, the recipes taking turns; seconds are steps times that, wi
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import statistics
@@ -35,7 +34,7 @@ from controlnet_core.training.loop import Trainer
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks.photographs import PhotographsTask
-from benchmarks.seeded_runs import Curve, Plan, ShapesTask, Task, Variant, chart, points
+from benchmarks.seeded_runs import Curve, Plan, ShapesTask, Task, Variant, chart, points, study_parser
 
 EVALUATIONS = (0, 10, 20, 30, 40, 50, 60, 80, 100, 125, 150, 200, 250, 300, 400, 500, 600, 700, 800, 900, 1000)
 SHARES = (0.5, 0.8)
@@ -188,11 +187,8 @@ def measure_times(out: Path) -> dict[str, dict[str, float]]:
 
 def main() -> None:
     """Run as a command."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--out", type=Path, required=True, help="folder of the runs, the figures and the numbers")
+    parser = study_parser(__doc__)
     parser.add_argument("--task", choices=TASKS, default="shapes")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
-    parser.add_argument("--jobs", type=int, default=2, help="runs at a time, each on one core; default: 2")
     parser.add_argument("--seconds-of-a-step", action="store_true", help="measure times instead; run nothing beside it")
     options = parser.parse_args()
     times_path = options.out / TIMES

@@ -5,6 +5,7 @@ A run that is on disk is not made again, so that a study that was stopped resume
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import json
 import math
@@ -196,6 +197,15 @@ class Plan:
         curve = self.run(variant, seed)
         print(f"{variant.name}, seed {seed}: following {curve[-1]['following']:.3f}", flush=True)
         return curve
+
+
+def study_parser(about: str | None) -> argparse.ArgumentParser:
+    """The options of every study, whose module says in its first line what it is about."""
+    parser = argparse.ArgumentParser(description=(about or "").partition("\n")[0])
+    parser.add_argument("--out", type=Path, required=True, help="folder of the runs, the figures and the numbers")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
+    parser.add_argument("--jobs", type=int, default=2, help="runs at a time, each on one core; default: 2")
+    return parser
 
 
 def _one_core() -> None:

@@ -11,7 +11,6 @@ following. The locked base is compared bit for bit before and after each run.
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import sys
@@ -27,7 +26,7 @@ from controlnet_core.pictures import write_png
 from controlnet_core.training.loop import Trainer
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from benchmarks.seeded_runs import Curve, Plan, Variant, beside, chart, points
+from benchmarks.seeded_runs import Curve, Plan, Variant, beside, chart, points, study_parser
 
 EVALUATIONS = (0, 1, 2, 5, 10, 20, 35, 50, 75, 100, 150, 200)
 
@@ -67,11 +66,7 @@ def summary(runs: Mapping[str, Sequence[Curve]], uncontrolled: float) -> dict[st
 
 def main() -> None:
     """Run as a command."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--out", type=Path, required=True, help="folder of the runs, the figure and the numbers")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
-    parser.add_argument("--jobs", type=int, default=2, help="runs at a time, each on one core; default: 2")
-    options = parser.parse_args()
+    options = study_parser(__doc__).parse_args()
     plan = Plan(options.out, EVALUATIONS)
     runs = plan.runs(VARIANTS, options.seeds, options.jobs)
     uncontrolled = plan.task.score(None)["clarity"]
