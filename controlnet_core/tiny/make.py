@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -195,20 +196,29 @@ def train_base(settings: TinySettings, autoencoder: Autoencoder) -> TextAndUNet:
 
 @torch.no_grad()
 def _training_set(settings: TinySettings, autoencoder: Autoencoder) -> tuple[LatentDistribution, Tokens]:
-    """Encode all pictures once; the tokens of the empty caption follow those of the pictures."""
+    """Encode all pictures once, and keep them; the tokens of the empty caption follow those of the pictures."""
+    kept = settings.out / f"pictures-{settings.pictures}.safetensors"
     means, variances, sentences = [], [], []
     for start in range(0, settings.pictures, 1000):
         count = min(1000, settings.pictures - start)
         scenes = draw_scenes(count, keyed_generator("tiny", settings.seed, "pictures", start))
         sentences += captions(scenes)
+        if kept.exists():
+            continue
         for part in (2 * images(scenes, SIZE, settings.device) - 1).split(250):
             with settings.autocast():
-                encoded = autoencoder.encode(part)
-            means.append(encoded.mean.half())
-            variances.append(encoded.log_variance.half())
+                distribution = autoencoder.encode(part)
+            means.append(distribution.mean.half())
+            variances.append(distribution.log_variance.half())
+    if not kept.exists():
+        temporary = kept.with_suffix(".partial")
+        save_file({"mean": torch.cat(means), "log_variance": torch.cat(variances)}, temporary)
+        os.replace(temporary, kept)
+    encoded = load_file(kept, device=settings.device)
     tokens = PromptTokenizer(settings.out, CLIP_TINY)([*sentences, ""])
     onto = settings.device
-    return LatentDistribution(torch.cat(means), torch.cat(variances)), Tokens(tokens.ids.to(onto), tokens.ends.to(onto))
+    latents = LatentDistribution(encoded["mean"], encoded["log_variance"])
+    return latents, Tokens(tokens.ids.to(onto), tokens.ends.to(onto))
 
 
 class DecoderAlone(nn.Module):
