@@ -61,7 +61,7 @@ def summary(runs: Mapping[str, Sequence[Curve]], uncontrolled: float) -> dict[st
         }
         for name, curves in runs.items()
     }
-    return {"clarity_without_control": round(uncontrolled, 4), "base_changed": False, "variants": variants}
+    return {"clarity_without_control": round(uncontrolled, 4), "variants": variants}
 
 
 def main() -> None:

@@ -4,6 +4,9 @@
 
 First the vocabulary, then the autoencoder, then UNet and text encoder together, and in the end the decoder once more.
 Each stage saves its state every hundred steps, and a second call resumes from there.
+
+The file that is shipped was made by an earlier form of this script: an autoencoder of 64 channels throughout, uniform
+timesteps, plain errors, 16,000 pictures, 10,000 steps of 32.
 """
 
 from __future__ import annotations
