@@ -29,14 +29,14 @@ from torch import Tensor
 
 from controlnet_core.base import Base
 from controlnet_core.cli.demo import demo_settings
-from controlnet_core.control.hint_image import fit_hint, fit_mask
+from controlnet_core.control.hint import fit_hint, fit_mask
 from controlnet_core.control.stack import Control
-from controlnet_core.data.photograph import SIDE, edge_hint
-from controlnet_core.evaluation.detect_shapes import find_masks
-from controlnet_core.evaluation.scores import intersection_over_union
 from controlnet_core.model.controlnet import ControlNet
-from controlnet_core.pictures import sheet, write_png
+from controlnet_core.pictures.sheet import sheet, write_png
 from controlnet_core.sampling.generate import SamplingSettings, generate
+from controlnet_core.toy.detector import find_masks
+from controlnet_core.toy.photograph import SIDE, edge_hint
+from controlnet_core.toy.scores import intersection_over_union
 from controlnet_core.weights.load import load_controlnet
 from controlnet_core.weights.load_base import load_base
 

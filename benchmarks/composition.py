@@ -18,7 +18,6 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -29,13 +28,14 @@ from tqdm import tqdm
 from controlnet_core.base import Base
 from controlnet_core.cli.demo import PAIRS, demo_settings
 from controlnet_core.control.stack import Control
-from controlnet_core.data.pairs import ShapesDataset
-from controlnet_core.evaluation.following import Evaluation
-from controlnet_core.evaluation.scores import PictureScores, following_scores, picture_scores
+from controlnet_core.evaluation.validation import Evaluation
 from controlnet_core.model.controlnet import ControlNet
-from controlnet_core.pictures import sheet, write_png
+from controlnet_core.pictures.sheet import sheet, write_png
 from controlnet_core.sampling.generate import SamplingSettings, generate
-from controlnet_core.training.loop import run_path, train
+from controlnet_core.toy.scores import following_scores, picture_scores
+from controlnet_core.toy.shapes_dataset import ShapesDataset
+from controlnet_core.training.run import train
+from controlnet_core.training.runs import run_path
 from controlnet_core.training.settings import TrainSettings
 from controlnet_core.weights.load import load_controlnet
 from controlnet_core.weights.load_base import load_base
@@ -65,7 +65,7 @@ def held_out(hint: str, count: int, size: int) -> ShapesDataset:
     return ShapesDataset(count, size, seed=0, held_out=True, hint=hint)
 
 
-def draw(base: Base, nets: Nets, count: int, settings: SamplingSettings) -> Evaluation[PictureScores]:
+def draw(base: Base, nets: Nets, count: int, settings: SamplingSettings) -> Evaluation:
     """Draw held-out scenes without prompts, each net with its kind of hint, and score the drawings."""
     rows = range(count)
     pairs = {kind: held_out(kind, count, base.family.image_size) for kind in ("outline", "colour_map")}
@@ -75,9 +75,9 @@ def draw(base: Base, nets: Nets, count: int, settings: SamplingSettings) -> Eval
     return Evaluation(tuple(following_scores(pictures, scenes).tolist()), picture_scores(pictures, scenes), pictures)
 
 
-def summary(evaluations: Mapping[str, Evaluation[PictureScores]]) -> dict[str, dict[str, float]]:
+def summary(evaluations: Mapping[str, Evaluation]) -> dict[str, dict[str, float]]:
     """The scores of each stack."""
-    return {name: {"following": one.following, **asdict(one.details)} for name, one in evaluations.items()}
+    return {name: {"following": one.following, **one.measures} for name, one in evaluations.items()}
 
 
 def table(result: Mapping[str, Mapping[str, float]]) -> str:
@@ -88,7 +88,7 @@ def table(result: Mapping[str, Mapping[str, float]]) -> str:
     return "\n".join(lines).replace("_", " ")
 
 
-def picture(evaluations: Mapping[str, Evaluation[PictureScores]], hints: Mapping[str, Tensor]) -> Image.Image:
+def picture(evaluations: Mapping[str, Evaluation], hints: Mapping[str, Tensor]) -> Image.Image:
     """Show the first scenes: their hints, each (N, 3, H, W), and what each stack of nets drew from them."""
     drawings = {name: one.pictures for name, one in evaluations.items() if name != "without control"}
     columns = {**{f"{kind} hint": pixels for kind, pixels in hints.items()}, **drawings}

@@ -26,11 +26,12 @@ import torch
 from PIL import Image
 from torch import nn
 
+from controlnet_core.data.dataset import PairDataset
 from controlnet_core.evaluation.convergence import Convergence, convergence, rising_fit
 from controlnet_core.keyed import keyed_generator
-from controlnet_core.pictures import write_png
-from controlnet_core.training.charts import Axis, Canvas, Series, draw_axes, draw_series
-from controlnet_core.training.loop import Trainer
+from controlnet_core.pictures.charts import Axis, Canvas, Series, draw_axes, draw_series
+from controlnet_core.pictures.sheet import write_png
+from controlnet_core.training.step import Trainer
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks.seeded_runs import (
@@ -54,7 +55,7 @@ Points = Sequence[tuple[int, float]]
 
 
 @torch.no_grad()
-def start_as_torch_does(trainer: Trainer, generator: torch.Generator) -> None:
+def start_as_torch_does(trainer: Trainer, pairs: PairDataset, generator: torch.Generator) -> None:
     """Draw the hint encoder's weights as torch does by default: each layer makes the hint fainter."""
     for convolution in trainer.net.hint_encoder.convolutions:
         weight, bias = convolution.parameters()

@@ -16,7 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,14 +27,14 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from controlnet_core.base import Base
+from controlnet_core.control.curves import CURVES, Curve, Sides, default_sides
 from controlnet_core.control.stack import Control
-from controlnet_core.control.strength import CURVES, Curve, Sides, default_sides
-from controlnet_core.data.pairs import ShapesDataset
-from controlnet_core.evaluation.following import Evaluation
-from controlnet_core.evaluation.scores import PictureScores, following_scores, picture_scores
+from controlnet_core.evaluation.validation import Evaluation
 from controlnet_core.model.controlnet import ControlNet
-from controlnet_core.pictures import MUTED, PAPER, sheet, to_image, write, write_png
+from controlnet_core.pictures.sheet import MUTED, PAPER, sheet, to_image, write, write_png
 from controlnet_core.sampling.generate import SamplingSettings, generate
+from controlnet_core.toy.scores import following_scores, picture_scores
+from controlnet_core.toy.shapes_dataset import ShapesDataset
 from controlnet_core.weights.load import load_controlnet
 from controlnet_core.weights.load_base import load_base
 
@@ -82,13 +82,13 @@ WAYS = (
     Way("guess", prompted=False),
 )
 
-Grid = Mapping[Way, Mapping[float, Evaluation[PictureScores]]]
+Grid = Mapping[Way, Mapping[float, Evaluation]]
 """What each way drew, by guidance."""
 
 
 def draw(
     base: Base, net: ControlNet, pairs: ShapesDataset, way: Way, settings: SamplingSettings
-) -> Evaluation[PictureScores]:
+) -> Evaluation:
     """Draw all hints of held-out pairs in one way and score the drawings."""
     rows = range(len(pairs))
     prompts = pairs.captions(rows) if way.prompted else [""] * len(pairs)
@@ -108,7 +108,7 @@ def summary(grid: Grid) -> list[dict[str, Any]]:
             "prompted": way.prompted,
             "guidance": guidance,
             "following": evaluation.following,
-            **asdict(evaluation.details),
+            **evaluation.measures,
         }
         for way, evaluations in grid.items()
         for guidance, evaluation in evaluations.items()
@@ -128,8 +128,8 @@ def table(grid: Grid) -> str:
     return "\n".join(lines)
 
 
-def _scores(evaluation: Evaluation[PictureScores]) -> str:
-    scores = evaluation.following, evaluation.details.colour, evaluation.details.shape
+def _scores(evaluation: Evaluation) -> str:
+    scores = evaluation.following, evaluation.measures["colour"], evaluation.measures["shape"]
     return " / ".join(f"{score:.2f}" for score in scores)
 
 

@@ -25,10 +25,10 @@ from torch.nn import functional
 
 from benchmarks.seeded_runs import DRAWN_AS, Scores
 from controlnet_core.base import Base
-from controlnet_core.data.made_hints import HintMaker
-from controlnet_core.data.pairs import PairDataset
-from controlnet_core.data.picture_pairs import PicturePairs
-from controlnet_core.evaluation.following import at_once, draw_hints
+from controlnet_core.data.dataset import PairDataset
+from controlnet_core.data.hints import HintMaker
+from controlnet_core.data.in_memory import InMemoryDataset
+from controlnet_core.evaluation.validation import at_once, draw_hints
 from controlnet_core.keyed import keyed_generator
 from controlnet_core.model.controlnet import ControlNet
 from controlnet_core.sampling.generate import SamplingSettings
@@ -79,7 +79,7 @@ class PhotographsTask:
         return self._pairs(TRAINING, CROPS)
 
     @cached_property
-    def held_out(self) -> PicturePairs:
+    def held_out(self) -> InMemoryDataset:
         """The pairs that are drawn."""
         return self._pairs(HELD_OUT, self.hints)
 
@@ -103,10 +103,10 @@ class PhotographsTask:
         """Whether the base's autoencoder shows enough of photographs for the task to count."""
         return self.ceiling() - float(self.score(None)["following"]) >= LEAST_LEAD
 
-    def _pairs(self, names: Sequence[str], count: int) -> PicturePairs:
+    def _pairs(self, names: Sequence[str], count: int) -> InMemoryDataset:
         side = self.base.family.image_size
         images = torch.cat([crop(photograph(names[row % len(names)]), side, row, names[0]) for row in range(count)])
-        return PicturePairs(images, torch.cat([self.maker(image[None]) for image in images]), "")
+        return InMemoryDataset(images, torch.cat([self.maker(image[None]) for image in images]), "")
 
     def _scored(self, pictures: Tensor) -> Scores:
         wanted = self.held_out.hints(range(self.hints))

@@ -25,12 +25,15 @@ import torch
 from torch import Tensor, nn
 
 from controlnet_core.cli.demo import demo_settings
-from controlnet_core.data.cache import encode_pairs
+from controlnet_core.data.cache import encode_dataset
+from controlnet_core.data.dataset import PairDataset
 from controlnet_core.evaluation.convergence import rising_fit
 from controlnet_core.keyed import keyed_generator
-from controlnet_core.pictures import write_png
+from controlnet_core.pictures.sheet import write_png
+from controlnet_core.training.batches import Batches
 from controlnet_core.training.hint_start import show_hints_as_latents
-from controlnet_core.training.loop import Trainer
+from controlnet_core.training.run import initial_net
+from controlnet_core.training.step import Trainer
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks.photographs import PhotographsTask
@@ -49,13 +52,13 @@ UNSEEN, ALL_SEEN = 50, 150
 """Where noisy latents come in: the last step that sees nothing of them, and the first that sees them whole."""
 
 
-def start_hints_as_latents(trainer: Trainer, generator: torch.Generator) -> None:
+def start_hints_as_latents(trainer: Trainer, pairs: PairDataset, generator: torch.Generator) -> None:
     """Fit the hint encoder before the first step."""
-    show_hints_as_latents(trainer.net, trainer.base, trainer.dataset, trainer.settings.seed)
+    show_hints_as_latents(trainer.net, trainer.base, pairs, trainer.settings.seed)
 
 
 @torch.no_grad()
-def start_hint_gaussian(trainer: Trainer, generator: torch.Generator) -> None:
+def start_hint_gaussian(trainer: Trainer, pairs: PairDataset, generator: torch.Generator) -> None:
     """Draw the hint's zero convolution from a normal distribution that keeps the variance; the others stay at zero."""
     weight, _ = trainer.net.hint_encoder.zero_convolution.parameters()
     nn.init.normal_(weight, std=1 / math.sqrt(weight[0].numel()), generator=generator)
@@ -81,22 +84,22 @@ class ComingIn(nn.Module):
         return output
 
 
-def start_without_noise(trainer: Trainer, generator: torch.Generator) -> None:
+def start_without_noise(trainer: Trainer, pairs: PairDataset, generator: torch.Generator) -> None:
     """Hide the noisy latents from the trainable copy in the first steps."""
     encoder = trainer.net.encoder
     encoder.input_convolution = ComingIn(encoder.input_convolution, trainer)
 
 
-def start_gaussian_without_noise(trainer: Trainer, generator: torch.Generator) -> None:
+def start_gaussian_without_noise(trainer: Trainer, pairs: PairDataset, generator: torch.Generator) -> None:
     """A Gaussian connection of the hint, and noisy latents that come in."""
-    start_hint_gaussian(trainer, generator)
-    start_without_noise(trainer, generator)
+    start_hint_gaussian(trainer, pairs, generator)
+    start_without_noise(trainer, pairs, generator)
 
 
-def start_latents_without_noise(trainer: Trainer, generator: torch.Generator) -> None:
+def start_latents_without_noise(trainer: Trainer, pairs: PairDataset, generator: torch.Generator) -> None:
     """Hints shown as latents, and noisy latents that come in."""
-    start_hints_as_latents(trainer, generator)
-    start_without_noise(trainer, generator)
+    start_hints_as_latents(trainer, pairs, generator)
+    start_without_noise(trainer, pairs, generator)
 
 
 VARIANTS = (
@@ -170,16 +173,20 @@ def measure_times(out: Path) -> dict[str, dict[str, float]]:
     torch.set_num_threads(1)
     task = TASKS["shapes"]
     pairs = task.pairs()
-    encoded = encode_pairs(task.base, pairs, out / "cache")
-    trainers, starts = {}, {}
+    encoded = encode_dataset(task.base, pairs, out / "cache")
+    trainers, batches, starts = {}, {}, {}
     for variant in VARIANTS:
         settings = demo_settings(out, 1000, 0).model_copy(update=dict(variant.changes))
-        trainers[variant.name] = Trainer(settings, task.base, encoded, pairs)
+        trainers[variant.name] = Trainer(settings, task.base, initial_net(settings, task.base, pairs))
+        batches[variant.name] = Batches(settings, task.base, encoded, pairs)
         started = time.perf_counter()
         if variant.start is not None:
-            variant.start(trainers[variant.name], keyed_generator("start", variant.name, 0))
+            variant.start(trainers[variant.name], pairs, keyed_generator("start", variant.name, 0))
         starts[variant.name] = time.perf_counter() - started
-    steps = [{name: trainer.take_step().seconds for name, trainer in trainers.items()} for _ in range(TIMED_STEPS)]
+    steps = [
+        {name: trainer.take_step(batches[name].at(step)).seconds for name, trainer in trainers.items()}
+        for step in range(TIMED_STEPS)
+    ]
     return {
         name: {"start": starts[name], "step": statistics.median(one[name] for one in steps[2:])} for name in trainers
     }

@@ -6,13 +6,11 @@ A run that is on disk is not made again, so that a study that was stopped resume
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import math
-import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import cached_property
 from multiprocessing import get_context
 from pathlib import Path
@@ -24,18 +22,23 @@ from PIL import Image
 
 from controlnet_core.base import Base
 from controlnet_core.cli.demo import PAIRS, demo_settings
-from controlnet_core.data.cache import encode_pairs
-from controlnet_core.data.pairs import PairDataset, ShapesDataset, ShuffledHints
-from controlnet_core.evaluation.following import ShapesValidation
-from controlnet_core.keyed import keyed_generator
+from controlnet_core.data.cache import encode_dataset
+from controlnet_core.data.dataset import PairDataset
+from controlnet_core.data.shuffled import ShuffledHints
+from controlnet_core.keyed import digest, keyed_generator
 from controlnet_core.model.controlnet import ControlNet
+from controlnet_core.moving_average import MovingAverage
+from controlnet_core.pictures.charts import Axis, Canvas, Series, draw_axes, draw_legend, draw_series
 from controlnet_core.sampling.generate import SamplingSettings
-from controlnet_core.training.charts import Axis, Canvas, Series, draw_axes, draw_legend, draw_series
-from controlnet_core.training.ema import MovingAverage
-from controlnet_core.training.loop import Trainer
+from controlnet_core.toy.shapes_dataset import ShapesDataset
+from controlnet_core.toy.shapes_validation import ShapesValidation
+from controlnet_core.training.batches import Batches
+from controlnet_core.training.run import initial_net
+from controlnet_core.training.step import Trainer
 from controlnet_core.weights.load_base import load_base
+from controlnet_core.whole_file import write_whole
 
-Start = Callable[[Trainer, torch.Generator], None]
+Start = Callable[[Trainer, PairDataset, torch.Generator], None]
 """Changes the weights of the net that a trainer starts with."""
 Scores = dict[str, Any]
 """What drawings score: `following`, the `scores` of single hints, and what else the task measures."""
@@ -122,7 +125,7 @@ class ShapesTask:
     def score(self, net: ControlNet | None) -> Scores:
         """Draw held-out hints with a net, or without control, and score the drawings."""
         found = self.validation.draw(net)
-        return {"following": found.following, "scores": found.scores, **asdict(found.details)}
+        return {"following": found.following, "scores": found.scores, **found.measures}
 
     def ceiling(self) -> float:
         """The following score of encoded and decoded true pictures."""
@@ -148,17 +151,15 @@ class Plan:
     def path(self, variant: Variant, seed: int) -> Path:
         """The file that keeps a run: named by all that has a say in it."""
         about = [self.task.name, variant.changes, self.evaluations, self.steps, self.task.base.fingerprint]
-        digest = hashlib.blake2b(json.dumps(about).encode(), digest_size=4).hexdigest()
-        return self.out / f"{variant.name.replace(' ', '_')}-{seed}-{digest}.json"
+        name = digest(json.dumps(about), size=4)
+        return self.out / f"{variant.name.replace(' ', '_')}-{seed}-{name}.json"
 
     def run(self, variant: Variant, seed: int) -> Curve:
         """Train and score one net, or read back what was measured before."""
         path = self.path(variant, seed)
         if not path.exists():
             curve = self._train(variant, seed)
-            temporary = path.with_suffix(".partial")
-            temporary.write_text(json.dumps(curve), encoding="utf-8")
-            os.replace(temporary, path)
+            write_whole(path, json.dumps(curve).encode())
         found: Curve = json.loads(path.read_text(encoding="utf-8"))
         return found
 
@@ -167,14 +168,15 @@ class Plan:
         base, pairs = self.task.base, self.task.pairs()
         if variant.shuffled:
             pairs = ShuffledHints(pairs, seed=0)
-        trainer = Trainer(settings, base, encode_pairs(base, pairs, self.out / "cache"), pairs)
+        batches = Batches(settings, base, encode_dataset(base, pairs, self.out / "cache"), pairs)
+        trainer = Trainer(settings, base, initial_net(settings, base, pairs))
         if variant.start is not None:
-            variant.start(trainer, keyed_generator("start", variant.name, seed))
+            variant.start(trainer, pairs, keyed_generator("start", variant.name, seed))
             trainer.average = MovingAverage(trainer.net, settings.average_decay)
         before = {name: weight.clone() for name, weight in base.unet.state_dict().items()}
         curve: Curve = []
         for step in self.evaluations:
-            losses = [trainer.take_step().loss or math.nan for _ in range(step - trainer.step)]
+            losses = [trainer.take_step(batches.at(at)).loss or math.nan for at in range(trainer.step, step)]
             with trainer.average.applied_to(trainer.net), torch.no_grad():
                 found = self.task.score(trainer.net)
             curve.append({"step": step, "loss": fmean(losses) if losses else None, **found})

@@ -49,9 +49,9 @@ from controlnet_core.config import FAMILIES, Family, Prediction, UNetConfig
 from controlnet_core.errors import TrainingError
 from controlnet_core.model.controlnet import ControlNet
 from controlnet_core.model.unet import UNet
+from controlnet_core.objective import Batch, control_loss
 from controlnet_core.prediction import network_input, noised, target
 from controlnet_core.schedule import NoiseSchedule
-from controlnet_core.training.loss import Batch, control_loss
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from tests.support.reduced import noise, randomised

@@ -22,8 +22,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from controlnet_core.pictures import write_png
-from controlnet_core.training.loop import Trainer
+from controlnet_core.data.dataset import PairDataset
+from controlnet_core.pictures.sheet import write_png
+from controlnet_core.training.step import Trainer
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks.seeded_runs import Curve, Plan, Variant, beside, chart, points, study_parser
@@ -32,7 +33,7 @@ EVALUATIONS = (0, 1, 2, 5, 10, 20, 35, 50, 75, 100, 150, 200)
 
 
 @torch.no_grad()
-def start_gaussian(trainer: Trainer, generator: torch.Generator) -> None:
+def start_gaussian(trainer: Trainer, pairs: PairDataset, generator: torch.Generator) -> None:
     """Draw all zero convolutions, that of the hint included, from a normal distribution that keeps the variance."""
     net = trainer.net
     for convolution in (*net.zero_convolutions, net.middle_zero_convolution, net.hint_encoder.zero_convolution):

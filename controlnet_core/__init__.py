@@ -21,10 +21,9 @@ if TYPE_CHECKING:
     from .config import TextEncoderConfig as TextEncoderConfig
     from .config import UNetConfig as UNetConfig
     from .control.stack import Control as Control
-    from .data.folder import FolderDataset as FolderDataset
-    from .data.pairs import Pair as Pair
-    from .data.pairs import PairDataset as PairDataset
-    from .data.pairs import ShapesDataset as ShapesDataset
+    from .data.dataset import Pair as Pair
+    from .data.dataset import PairDataset as PairDataset
+    from .data.folder.folder_dataset import FolderDataset as FolderDataset
     from .errors import ControlNetCoreError as ControlNetCoreError
     from .model.autoencoder import Autoencoder as Autoencoder
     from .model.controlnet import ControlNet as ControlNet
@@ -35,39 +34,40 @@ if TYPE_CHECKING:
     from .sampling.generate import SamplingSettings as SamplingSettings
     from .sampling.generate import generate as generate
     from .schedule import NoiseSchedule as NoiseSchedule
-    from .training.loop import StepReport as StepReport
-    from .training.loop import run_path as run_path
-    from .training.loop import train as train
-    from .training.opening import hold_out as hold_out
+    from .toy.shapes_dataset import ShapesDataset as ShapesDataset
+    from .training.open_data import hold_out as hold_out
+    from .training.run import train as train
+    from .training.runs import run_path as run_path
     from .training.settings import TrainSettings as TrainSettings
+    from .training.step import StepReport as StepReport
+    from .weights.inspection import CheckpointReport as CheckpointReport
+    from .weights.inspection import inspect_checkpoint as inspect_checkpoint
     from .weights.load import load_controlnet as load_controlnet
     from .weights.load_base import load_base as load_base
-    from .weights.report import CheckpointReport as CheckpointReport
-    from .weights.report import inspect_checkpoint as inspect_checkpoint
     from .weights.save import save_controlnet as save_controlnet
 
 HOMES = {
     "Autoencoder": "model.autoencoder",
     "AutoencoderConfig": "config",
     "Base": "base",
-    "CheckpointReport": "weights.report",
+    "CheckpointReport": "weights.inspection",
     "Control": "control.stack",
     "ControlNet": "model.controlnet",
     "ControlNetBlock": "model.controlnet",
     "ControlNetCoreError": "errors",
     "FAMILIES": "config",
     "Family": "config",
-    "FolderDataset": "data.folder",
+    "FolderDataset": "data.folder.folder_dataset",
     "NoiseSchedule": "schedule",
-    "Pair": "data.pairs",
-    "PairDataset": "data.pairs",
+    "Pair": "data.dataset",
+    "PairDataset": "data.dataset",
     "Residuals": "model.residuals",
     "SD15": "config",
     "SD21": "config",
     "SDXL": "config",
     "SamplingSettings": "sampling.generate",
-    "ShapesDataset": "data.pairs",
-    "StepReport": "training.loop",
+    "ShapesDataset": "toy.shapes_dataset",
+    "StepReport": "training.step",
     "TINY": "config",
     "TextEmbeddings": "base",
     "TextEncoder": "model.text_encoder",
@@ -76,13 +76,13 @@ HOMES = {
     "UNet": "model.unet",
     "UNetConfig": "config",
     "generate": "sampling.generate",
-    "hold_out": "training.opening",
-    "inspect_checkpoint": "weights.report",
+    "hold_out": "training.open_data",
+    "inspect_checkpoint": "weights.inspection",
     "load_base": "weights.load_base",
     "load_controlnet": "weights.load",
-    "run_path": "training.loop",
+    "run_path": "training.runs",
     "save_controlnet": "weights.save",
-    "train": "training.loop",
+    "train": "training.run",
 }
 """Where each public name lives."""
 

@@ -55,8 +55,12 @@ class DatasetError(ControlNetCoreError):
     """Training data that is missing, unpaired or broken."""
 
 
+class WriteError(ControlNetCoreError):
+    """A file or folder that cannot be written; what was there before is not lost."""
+
+
 class RunFolderError(ControlNetCoreError):
-    """A run folder that cannot be written, read or continued."""
+    """A run folder that cannot be read or continued."""
 
 
 class TrainingError(ControlNetCoreError):

@@ -1,4 +1,4 @@
-"""Keyed randomness: a private generator for every draw, seeded by what the draw is for."""
+"""Keyed randomness: a private generator for every draw, seeded by what it is for; and digests that name."""
 
 from __future__ import annotations
 
@@ -28,3 +28,13 @@ def keyed_seed(*key: int | str) -> int:
 def keyed_generator(*key: int | str) -> torch.Generator:
     """Make a CPU generator that belongs to `key` alone: equal keys draw equal numbers, whatever was drawn before."""
     return torch.Generator().manual_seed(keyed_seed(*key))
+
+
+def digest(*parts: object, size: int = 16) -> str:
+    """Name something by its parts: `size` bytes as hexadecimal digits, the same on every machine.
+
+    Arguments:
+        parts: Strings, numbers, and lists or tuples of these, whose `repr` says all there is to say.
+        size: Bytes of the digest.
+    """
+    return hashlib.blake2b(repr(parts).encode(), digest_size=size).hexdigest()

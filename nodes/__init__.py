@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .bridge.version import check_host
+from .bridge.host.version import check_host
 
 if TYPE_CHECKING:
     from comfy_api.latest import ComfyExtension

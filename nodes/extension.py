@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from comfy_api.latest import ComfyExtension, io
 
-from .apply import ApplyControlNet
-from .bridge.folders import register_folders
-from .bridge.taken import watch_ids
-from .dataset import Dataset
-from .load import LoadControlNet
-from .shapes import ExampleShapes
-from .stack import StackControlNets
-from .tiny_base import TinyBase
-from .train import TrainControlNet
+from .apply_controlnet import ApplyControlNet
+from .bridge.host.folders import register_folders
+from .bridge.host.node_ids import watch_ids
+from .controlnet_dataset import Dataset
+from .example_shapes import ExampleShapes
+from .load_controlnet import LoadControlNet
+from .load_small_base import TinyBase
+from .stack_controlnets import StackControlNets
+from .train_controlnet import TrainControlNet
 
 NODES: list[type[io.ComfyNode]] = [
     LoadControlNet,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
-import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from typing import Any, get_args
@@ -17,6 +15,8 @@ from ..controlnet_core.training.settings import EvaluationSettings, TrainSetting
 
 IN_SIGHT = ("steps", "batch_size", "learning_rate", "seed")
 GIVEN_BY_THE_GRAPH = ("device", "out", "base", "data")
+IN_TOML_ALONE = ("start_from",)
+"""Settings without a widget: `settings_toml` may hold them."""
 EVALUATION = "evaluation"
 MOST = 2**32 - 1
 FINE_STEP, FINEST_STEP = 0.001, 0.000001
@@ -54,17 +54,16 @@ def read_settings(widgets: Mapping[str, Any], toml: str) -> TrainSettings:
 
 def _inputs(model: type[BaseModel], prefix: str) -> Iterator[Any]:
     """Widgets for the fields of a model."""
-    words = _attribute_words(model)
     for name, field in model.model_fields.items():
         if name == EVALUATION:
             yield from _inputs(EvaluationSettings, f"{EVALUATION}_")
-        elif name not in GIVEN_BY_THE_GRAPH:
-            yield _input(prefix + name, field, words[name])
+        elif name not in (*GIVEN_BY_THE_GRAPH, *IN_TOML_ALONE):
+            yield _input(prefix + name, field)
 
 
-def _input(name: str, field: FieldInfo, tooltip: str) -> io.Input:
+def _input(name: str, field: FieldInfo) -> io.Input:
     """The widget for one field."""
-    common = {"default": field.default, "tooltip": tooltip, "advanced": name not in IN_SIGHT}
+    common = {"default": field.default, "tooltip": field.description, "advanced": name not in IN_SIGHT}
     choices = get_args(field.annotation)
     if choices:
         return io.Combo.Input(name, options=list(choices), **common)
@@ -76,9 +75,3 @@ def _input(name: str, field: FieldInfo, tooltip: str) -> io.Input:
         return io.Int.Input(name, min=low, max=min(high, MOST), control_after_generate=False, **common)
     step = FINEST_STEP if name == "learning_rate" else FINE_STEP
     return io.Float.Input(name, min=float(low), max=float(high), step=step, round=False, **common)
-
-
-def _attribute_words(model: type[BaseModel]) -> dict[str, str]:
-    """What a model's documentation says of each attribute."""
-    found = re.findall(r"^ {4}(\w+): (.+(?:\n {8}.+)*)$", inspect.getdoc(model) or "", flags=re.MULTILINE)
-    return {name: re.sub(r"\s+", " ", words) for name, words in found}

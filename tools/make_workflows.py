@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from controlnet_core.cli.queue import queued  # noqa: E402 - the repository's own, wherever this is run
-from controlnet_core.queueing.workflow import Workflow, read_workflow  # noqa: E402
+from controlnet_core.comfy_client.workflow import Workflow, read_workflow  # noqa: E402
 from tools.browser import Page, new_page  # noqa: E402
 
 HUB = "https://huggingface.co"

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
-from ..control.strength import CURVES, SIDES, Curve, Sides
+from ..control.curves import CURVES, SIDES, Curve, Sides
 from ..errors import SettingError
 from .parser import Parser
 
@@ -109,7 +109,8 @@ def read_hints(words: Sequence[ControlWords]) -> list[Tensor]:
     Raises:
         HintError: If a file is no image, or its edges cannot be found.
     """
-    from ..control.hint_image import canny_hint, load_image
+    from ..data.hints import canny_hint
+    from ..pictures.read import load_image
 
     images = {one.hint: load_image(one.hint) for one in words}
     return [images[one.hint] if one.canny is None else canny_hint(images[one.hint], *one.canny) for one in words]

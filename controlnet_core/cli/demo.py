@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ..base import Base
-    from ..data.pairs import PairDataset
-    from ..evaluation.following import Evaluation, ShapesValidation
-    from ..evaluation.scores import PictureScores
+    from ..data.dataset import PairDataset
+    from ..evaluation.validation import Evaluation
     from ..model.controlnet import ControlNet
     from ..sampling.generate import SamplingSettings
+    from ..toy.shapes_validation import ShapesValidation
     from ..training.settings import TrainSettings
 
 DESCRIPTION = """\
@@ -161,9 +161,9 @@ class DemoResult:
     """
 
     following: dict[str, float]
-    controlled: Evaluation[PictureScores]
-    promptless: Evaluation[PictureScores]
-    uncontrolled: Evaluation[PictureScores]
+    controlled: Evaluation
+    promptless: Evaluation
+    uncontrolled: Evaluation
     coin: tuple[Tensor, ...]
 
 
@@ -194,7 +194,8 @@ class Stage:
 
     def dataset(self, shuffled: bool) -> PairDataset:
         """The pairs to train on."""
-        from ..data.pairs import ShapesDataset, ShuffledHints
+        from ..data.shuffled import ShuffledHints
+        from ..toy.shapes_dataset import ShapesDataset
 
         drawn = self.settings.steps * self.settings.batch_size
         pairs = ShapesDataset(min(PAIRS, drawn), self.size, seed=0)
@@ -202,8 +203,8 @@ class Stage:
 
     def validation(self, hints: int) -> ShapesValidation:
         """Held-out hints."""
-        from ..data.pairs import ShapesDataset
-        from ..evaluation.following import ShapesValidation
+        from ..toy.shapes_dataset import ShapesDataset
+        from ..toy.shapes_validation import ShapesValidation
 
         scenes = ShapesDataset(hints, self.size, seed=0, held_out=True)
         return ShapesValidation(self.base, scenes, self.sampling, self.settings.evaluation.sides)
@@ -229,8 +230,8 @@ class Stage:
     def _coin(self, net: ControlNet) -> tuple[Tensor, ...]:
         """A real photograph, its edges, and what is drawn with them, without a prompt and without control."""
         from ..control.stack import Control
-        from ..data.photograph import coin_hint, coin_photograph
         from ..sampling.generate import generate
+        from ..toy.photograph import coin_hint, coin_photograph
 
         hint = coin_hint()
         controls = [Control(net, hint, sides=self.settings.evaluation.sides)]
@@ -256,7 +257,7 @@ class Stage:
         from PIL.Image import Resampling
         from PIL.ImageOps import expand
 
-        from ..pictures import PADDING, PAPER, sheet, to_image, write_png
+        from ..pictures.sheet import PADDING, PAPER, sheet, to_image, write_png
 
         validation = self.validation(SHOWN)
         drawn = (one.pictures[:SHOWN] for one in (result.controlled, result.promptless, result.uncontrolled))

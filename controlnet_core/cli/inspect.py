@@ -11,7 +11,7 @@ from .output import print_result
 from .parser import Commands, new_command
 
 if TYPE_CHECKING:
-    from ..weights.report import CheckpointReport
+    from ..weights.inspection import CheckpointReport
 
 DESCRIPTION = """\
 Say what a weights file is, without reading its weights: a ControlNet or a base,
@@ -34,7 +34,7 @@ def add_parser(commands: Commands) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the command."""
-    from ..weights.report import inspect_checkpoint
+    from ..weights.inspection import inspect_checkpoint
 
     report = inspect_checkpoint(arguments.file)
     print_result(facts(report), json.loads(report.to_json()), arguments.json)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import io
 import json
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import RunFolderError, SettingError
+from ..errors import SettingError
+from ..whole_file import whole_file, writing
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,7 +23,7 @@ def picture_files(out: Path, count: int) -> list[Path]:
     """Name the files to write.
 
     Arguments:
-        out: A file that ends in .png, or a folder, where pictures are numbered behind those already there.
+        out: A file that ends in .png, or a folder, where pictures are numbered after those already there.
         count: How many.
 
     Raises:
@@ -46,14 +46,12 @@ def check_writable(folder: Path) -> None:
     """Make a folder and see that it can be written, before long work is done for it.
 
     Raises:
-        RunFolderError: If it cannot.
+        WriteError: If it cannot.
     """
-    try:
+    with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
-    except OSError as error:
-        raise _unwritable(folder, error) from error
 
 
 def write_picture(picture: Tensor, file: Path, settings: Mapping[str, Any]) -> None:
@@ -65,26 +63,13 @@ def write_picture(picture: Tensor, file: Path, settings: Mapping[str, Any]) -> N
         settings: What it was drawn with.
 
     Raises:
-        RunFolderError: If it cannot be written.
+        WriteError: If it cannot be written.
     """
     from PIL.PngImagePlugin import PngInfo
 
-    from ..pictures import to_image
-    from ..training.run_folder import replace_file
+    from ..pictures.sheet import to_image
 
     chunks = PngInfo()
     chunks.add_text(CHUNK, json.dumps(settings))
-    encoded = io.BytesIO()
-    to_image(picture).save(encoded, format="png", pnginfo=chunks)
-    try:
-        replace_file(file, encoded.getvalue())
-    except OSError as error:
-        raise _unwritable(file, error) from error
-
-
-def _unwritable(path: Path, error: OSError) -> RunFolderError:
-    return RunFolderError(
-        found=f"that {path} cannot be written ({error.strerror})",
-        expected="a folder that can be written to, with enough space",
-        do="free some space or choose another place with --out",
-    )
+    with whole_file(file) as temporary:
+        to_image(picture).save(temporary, format="png", pnginfo=chunks)

@@ -14,8 +14,8 @@ from .picture_files import check_writable
 from .progress import Bar
 
 if TYPE_CHECKING:
-    from ..queueing.job import Job, Report
-    from ..queueing.workflow import Workflow
+    from ..comfy_client.execution import Job, Report
+    from ..comfy_client.workflow import Workflow
 
 DESCRIPTION = """\
 Run a workflow on a ComfyUI server, show how far it is and fetch what it drew.
@@ -59,8 +59,8 @@ def assignment(text: str) -> tuple[str, str]:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the command: all that can be checked here is checked before the server is asked."""
+    from ..comfy_client.workflow import WorkflowError, read_workflow
     from ..errors import ControlNetCoreError
-    from ..queueing.workflow import WorkflowError, read_workflow
 
     try:
         import aiohttp  # noqa: F401 - what is missing is said before anything else
@@ -93,8 +93,8 @@ async def queued(workflow: Workflow, images: list[tuple[str, Path]], url: str, o
     """
     import uuid
 
-    from ..queueing.job import Job
-    from ..queueing.server import Server, new_session, outputs_of
+    from ..comfy_client.execution import Job
+    from ..comfy_client.server import Server, new_session, outputs_of
 
     async with new_session() as session:
         server = Server(url, session, uuid.uuid4().hex)
@@ -140,7 +140,7 @@ class Display:
 
     def show(self, report: Report) -> None:
         """Show one report."""
-        from ..queueing.job import NodeText, Progress, Waiting
+        from ..comfy_client.execution import NodeText, Progress, Waiting
 
         match report:
             case Progress(node=node, done=done, total=total) if total:

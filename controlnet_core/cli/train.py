@@ -14,74 +14,28 @@ from .watch import print_run, train_watched
 
 if TYPE_CHECKING:
     from ..base import Base
-    from ..data.pairs import PairDataset
-    from ..training.job import AnyJob, FolderData, ShapesData
-    from ..training.result import ShownValidation
+    from ..data.dataset import PairDataset
+    from ..training.job import FolderData, ShapesData, TrainJob
+    from ..training.report import ShownValidation
 
 DESCRIPTION = """\
 Train a ControlNet on a locked base, as a settings file in TOML says. A run has
-a folder of its own, named by a hash of settings, base and data: the same
-command goes on with a run that was stopped, and reads a finished one back.
-Ctrl-C ends the step, writes a checkpoint and exits with 130; a second one stops
-at once."""
+a folder of its own, named by all that has a say in its net. If interrupted, the
+same command resumes; a finished run is read back. With more steps, or another
+cool-down, a run begins from the furthest checkpoint that it shares with an
+earlier one. Ctrl-C ends the step, writes a checkpoint and exits with 130; a
+second Ctrl-C stops at once."""
 
-EVERY_SETTING = """\
-steps = 10000               # optimizer steps in all
-batch_size = 4              # pairs of one step
-learning_rate = 1e-5        # constant between warm-up and cool-down
-warm_up_steps = 0           # the first steps, in which it rises from zero
-cool_down_steps = 0         # the last steps, in which it falls to zero
-weight_decay = 0.01         # of AdamW
-gradient_clip = 1.0         # the largest norm of the gradient
-average_decay = 0.999       # the average of the weights is evaluated and saved
-prompt_drop = 0.5           # the share of prompts replaced by the empty one
-hint_encoder = "reference"  # which every tool loads, or "paper"
-seed = 0                    # of every random draw
-checkpoint_every = 500      # steps
-device = "auto"             # cuda where there is one; or "cpu", "cuda:1", ...
-out = "runs"                # the folder that holds the folders of runs
-
-[evaluation]                # are held-out hints followed?
-every = 300                 # steps
-hints = 16                  # how many are drawn each time
-sampling_steps = 20
-guidance = 7.5
-sides = "both"              # of guidance, that control acts on; or "conditional"
-
-[base]
-path = "tiny"               # the small base of this package, a safetensors file
-                            # or a diffusers folder
-# tokenizer = "clip"        # a folder with CLIP's vocab.json and merges.txt
-                            # (default: found beside the base)
-
-[data]
-kind = "shapes"             # pairs made by the shapes generator
-count = 2000                # pairs
-# size = 64                 # side in pixels (default: the base's own)
-seed = 0
-hint = "outline"            # or "colour_map"
-"""
-FOLDER_DATA = """\
-[data]
-kind = "folder"             # pictures of your own
-path = "photos"             # holds images/NAME.png, hints/NAME.png and
-                            # captions/NAME.txt, or prompt.json as fill50k has,
-                            # or metadata.jsonl as Hugging Face has
-# size = 512                # side in pixels (default: the base's own)
-hint = "files"              # or made of the pictures: "canny", "blur", "grey"
-canny = [0.1, 0.2]          # the two thresholds of "canny"
-blur = 8.0                  # of "blur": standard deviation in pixels
-"""
-
-EPILOG = f"""\
+EPILOG = """\
 SETTINGS.toml may hold the following; what it leaves out has the value shown.
 Only `kind` in [data] has to be there, and the `path` of a folder. Paths start
 at the folder you are in.
 
-{EVERY_SETTING}
+{settings}
+{shapes}
 or, in place of the last table,
 
-{FOLDER_DATA}
+{folder}
 example, with a file of two lines:
   printf '[data]\\nkind = "shapes"\\n' > shapes.toml
   controlnet-core train shapes.toml --set steps=600 --set learning_rate=3e-4
@@ -90,13 +44,18 @@ example, with a file of two lines:
 
 def add_parser(commands: Commands) -> None:
     """Add the command."""
-    parser = new_command(commands, "train", "train a ControlNet", DESCRIPTION, EPILOG)
+    from ..training.describe import data_table, settings_file
+    from ..training.job import FolderData, ShapesData
+
+    epilog = EPILOG.format(settings=settings_file(), shapes=data_table(ShapesData), folder=data_table(FolderData))
+    parser = new_command(commands, "train", "train a ControlNet", DESCRIPTION, epilog)
     add = parser.add_argument
     add("settings", metavar="SETTINGS.toml", type=Path, help="the settings file, explained below")
     add("--base", metavar="PATH|tiny", help="the base to train on (default: `path` in [base] of the file)")
     words = "a value in place of the file's, such as evaluation.every=100; can be repeated (default: none)"
     add("--set", metavar="KEY=VALUE", dest="changes", type=change, action="append", default=[], help=words)
     add("--out", metavar="DIR", help="the folder that holds the folders of runs (default: `out` of the file)")
+    add("--tensorboard", action="store_true", help="write tensorboard/ into the run's folder, too (default: no)")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -106,12 +65,12 @@ def run(arguments: argparse.Namespace) -> int:
     given = {"base.path": arguments.base, "out": arguments.out}
     changes = dict(arguments.changes) | {name: value for name, value in given.items() if value is not None}
     job = read_job(arguments.settings, changes)
-    check_writable(job.out)
+    check_writable(job.settings.out)
     base, dataset, validation = opened(job)
     if validation is None:
         note("too few pairs to keep any from training: how well hints are followed is not measured")
     title = f"{base.family.unet.family} ControlNet trained on {described(job.data)}"
-    path, report = train_watched(job.settings(), base, dataset, validation, title)
+    path, report = train_watched(job.settings, base, dataset, validation, title, arguments.tensorboard)
     print_run(path, report, arguments.json)
     return 0
 
@@ -128,18 +87,18 @@ def change(text: str) -> tuple[str, Any]:
     return key.strip(), values["value"] if len(values) == 1 else value
 
 
-def opened(job: AnyJob) -> tuple[Base, PairDataset, ShownValidation | None]:
+def opened(job: TrainJob) -> tuple[Base, PairDataset, ShownValidation | None]:
     """Load the base and open the data of a job."""
     import torch
 
-    from ..training.opening import open_data
+    from ..training.open_data import open_data
     from ..weights.load_base import load_base
     from .device import chosen_device
 
-    device = chosen_device(job.device)
+    device = chosen_device(job.settings.device)
     note(f"loading the base {job.base.path}")
     base = load_base(job.base.path, device=device, dtype=torch.float32, tokenizer=job.base.tokenizer)
-    return base, *open_data(job.data, job.evaluation, base)
+    return base, *open_data(job.data, job.settings, base)
 
 
 def described(data: ShapesData | FolderData) -> str:

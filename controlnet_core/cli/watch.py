@@ -2,57 +2,91 @@
 
 from __future__ import annotations
 
-from collections import deque
-from statistics import fmean
+from contextlib import ExitStack
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .output import Interrupted, note, print_result
 from .progress import Bar, Interruption
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from ..base import Base
-    from ..data.pairs import PairDataset
-    from ..training.loop import StepReport
-    from ..training.result import ShownValidation
+    from ..data.dataset import PairDataset
+    from ..training.events import Event
+    from ..training.report import ShownValidation
+    from ..training.session import Listener
     from ..training.settings import TrainSettings
 
-AVERAGED_LOSSES = 50
-"""A single loss says little: its timesteps decide most of it."""
 PROMISE = "finishing this step and writing a checkpoint; Ctrl-C again stops at once"
-GO_ON = "the same command goes on from there"
+RESUMES = "the same command resumes from there"
 
 
-class TrainingBar:
-    """The bar of a training run, with loss and following score.
+class TrainingView:
+    """A training run on standard error: a line for what matters, and bars with loss and following score.
 
     Arguments:
-        bar: The bar to show them in.
-        steps: Steps of the run.
+        settings: The run's settings.
+        path: The run's folder.
     """
 
-    def __init__(self, bar: Bar, steps: int) -> None:
-        self.bar = bar
-        self.steps = steps
-        self._losses: deque[float] = deque(maxlen=AVERAGED_LOSSES)
-        self._numbers: dict[str, str] = {}
+    def __init__(self, settings: TrainSettings, path: Path) -> None:
+        from ..training.session import Recent
 
-    def show(self, report: StepReport) -> None:
-        """Show one step, and an evaluation in a line of its own."""
-        if report.loss is not None:
-            self._losses.append(report.loss)
-            self._numbers["loss"] = f"{fmean(self._losses):.4f}"
-        if report.evaluation is not None:
-            self._numbers["following"] = f"{report.evaluation.following:.2f}"
-            note(f"step {report.step}: following {report.evaluation.following:.3f}")
-        self.bar.show(report.step, self.steps, **self._numbers)
+        self.path = path
+        self._recent = Recent(settings)
+        self._open = ExitStack()
+        self._interruption = Interruption(PROMISE)
+        self._encoding, self._training = Bar("encoding", "pair"), Bar("training", "step")
+
+    def __enter__(self) -> TrainingView:
+        for one in (self._interruption, self._encoding, self._training):
+            self._open.enter_context(one)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._open.close()
+
+    def __call__(self, event: Event) -> None:
+        """Show an event.
+
+        Raises:
+            Interrupted: If Ctrl-C was pressed and everything up to here can be kept.
+        """
+        from ..training.events import Encoding, Evaluated, Stepped, event_lines
+
+        for line in event_lines(event):
+            note(line)
+        self._recent.add(event)
+        match event:
+            case Encoding(done=done, total=total):
+                self._encoding.show(done, total)
+                if self._interruption.asked:
+                    message = f"stopped at once; {done:,} of {total:,} pairs are encoded and kept; {RESUMES}"
+                    raise Interrupted(message, {"folder": str(self.path)})
+            case Stepped(step=step, steps=steps) | Evaluated(step=step, steps=steps):
+                self._training.show(step, steps, **self._numbers())
+                if self._interruption.asked and step < steps:
+                    raise Interrupted(
+                        f"step {step} of {steps} is done and kept in {self.path}; {RESUMES}",
+                        {"folder": str(self.path), "step": step, "steps": steps},
+                    )
+
+    def _numbers(self) -> dict[str, str]:
+        """The numbers beside the bar."""
+        loss, following = self._recent.loss, self._recent.following
+        shown = {} if loss is None else {"loss": f"{loss:.4f}"}
+        return shown if following is None else {**shown, "following": f"{following:.2f}"}
 
 
 def train_watched(
-    settings: TrainSettings, base: Base, dataset: PairDataset, validation: ShownValidation | None, title: str
+    settings: TrainSettings,
+    base: Base,
+    dataset: PairDataset,
+    validation: ShownValidation | None,
+    title: str,
+    tensorboard: bool = False,
 ) -> tuple[Path, dict[str, Any]]:
-    """Train with a progress bar, or go on training, and write the run's report.
+    """Train with a progress bar, or resume training, and write the run's report.
 
     Arguments:
         settings: The run's settings.
@@ -60,32 +94,38 @@ def train_watched(
         dataset: The pairs.
         validation: What to measure as it goes.
         title: The headline of the report.
+        tensorboard: Whether TensorBoard is told, too.
 
     Returns:
         The run's folder, and the content of its report.
 
     Raises:
         Interrupted: If Ctrl-C was pressed.
-        RunFolderError: If the run's folder cannot be written.
+        SettingError: If TensorBoard is asked for and not installed.
         TrainingError: If the loss is not finite.
+        WriteError: If the run's folder cannot be written.
     """
-    from ..training.loop import run_path
-    from ..training.result import REPORT, write_run_report
-    from ..training.run_folder import RunFolder
+    from ..training.session import Session
 
-    path = run_path(settings, base, dataset)
-    note(f"run folder {path}")
+    session = Session(settings, base, dataset, validation, title)
+    path = session.run.path
+
     try:
-        trained = _train(settings, base, dataset, validation, path)
-        if not trained:
-            note("this run is finished: it is read back")
-        folder = RunFolder(path)
-        report = None if trained else folder.read_json(REPORT)
-        if report is None:
-            note("writing the report")
-            report = write_run_report(folder, title, validation)
+        with ExitStack() as views:
+            told: list[Listener] = []
+            if tensorboard:
+                from ..training.tensorboard import TensorBoard
+
+                told.append(views.enter_context(TensorBoard(path)))
+            told.append(views.enter_context(TrainingView(settings, path)))
+
+            def listen(event: Event) -> None:
+                for view in told:
+                    view(event)
+
+            report = session.go(listen)
     except KeyboardInterrupt:
-        message = f"stopped at once; what was done behind the last checkpoint in {path} is lost; {GO_ON}"
+        message = f"stopped at once; what was done after the last checkpoint in {path} is lost; {RESUMES}"
         raise Interrupted(message, {"folder": str(path)}) from None
     return path, report
 
@@ -119,34 +159,3 @@ def convergence_words(found: dict[str, Any] | None) -> str:
     from ..evaluation.convergence import Convergence
 
     return Convergence(**{name: found[name] for name in found if name != "pace"}).words
-
-
-def _train(
-    settings: TrainSettings, base: Base, dataset: PairDataset, validation: ShownValidation | None, path: Path
-) -> bool:
-    """Do the steps that are left; whether there were any."""
-    from ..training.loop import train
-
-    step = None
-    with Interruption(PROMISE) as interruption, Bar("encoding", "pair") as encoding, Bar("training", "step") as bar:
-
-        def encoded(done: int, total: int) -> None:
-            encoding.show(done, total)
-            if interruption.asked:
-                message = f"stopped at once; {done:,} of {total:,} pairs are encoded and kept; {GO_ON}"
-                raise Interrupted(message, {"folder": str(path)})
-
-        shown = TrainingBar(bar, settings.steps)
-        reports = train(settings, base, dataset, validation, encoded)
-        for report in reports:
-            if step is None and report.step > 1:
-                note(f"going on from step {report.step - 1}")
-            step = report.step
-            shown.show(report)
-            if interruption.asked and step < settings.steps:
-                reports.close()
-                raise Interrupted(
-                    f"step {step} of {settings.steps} is done and kept in {path}; {GO_ON}",
-                    {"folder": str(path), "step": step, "steps": settings.steps},
-                )
-    return step is not None

@@ -15,10 +15,12 @@ from ..config import UNetConfig
 from ..errors import FamilyMismatchError, SettingError
 from ..model.controlnet import ControlNet
 from ..model.residuals import Residuals
+from ..pictures.read import HintImage
 from ..schedule import NoiseSchedule
-from .hint_image import ControlWarning, HintImage, crop_note, fit_hint, fit_mask, read_hint, read_mask
-from .step import Side, StepInput, Window, hint_count_note, run_net, window_note
-from .strength import SIDES, Sides, Weights, block_weights, check_application, check_weights, default_sides
+from .curves import SIDES, Sides, Weights, block_weights, check_application, check_weights, default_sides
+from .hint import fit_hint, fit_mask, read_hint, read_mask
+from .notes import ControlWarning, crop_note, hint_count_note, window_note
+from .step import Side, StepInput, Window, run_net
 
 PIXELS_PER_LATENT = 8
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..model.controlnet import ControlNet
 from ..model.residuals import Residuals
-from .strength import Sides
+from .curves import Sides
 
 Side = Literal["unconditional", "conditional"]
 BOUND_TOLERANCE = 1e-5
@@ -113,22 +113,6 @@ def run_net(
     if mask is not None:
         output = output.masked(mask.to(step.x.device)[pictures % len(mask)])
     return output if whole else _scattered(output, rows, len(step.x))
-
-
-def window_note(window: Window, sigmas: Sequence[float], start: float, end: float) -> str | None:
-    """In words, that no step falls into a window; None if one does."""
-    if any(map(window.holds, sigmas)):
-        return None
-    return f"no step falls between start {start:g} and end {end:g}, so it does not act"
-
-
-def hint_count_note(hints: int, pictures: int) -> str | None:
-    """In words, that hints are dropped or repeated; None if each picture has its own, or all have the same."""
-    if hints > pictures:
-        return f"{hints} hints for {pictures} pictures: the last {hints - pictures} are not used"
-    if 1 < hints < pictures:
-        return f"{hints} hints for {pictures} pictures: they are repeated in turn"
-    return None
 
 
 def _scattered(residuals: Residuals, rows: Tensor, count: int) -> Residuals:

@@ -1,16 +1,16 @@
 """Latents and text embeddings of a dataset, computed once and kept on disk, named by their content.
 
-An encoding that is stopped or killed goes on behind its last chunk, bit for bit.
+An encoding that is interrupted or killed resumes after its last chunk, bit for bit.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import os
 import shutil
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -23,20 +23,26 @@ from filelock import FileLock, Timeout
 from torch import Tensor
 
 from ..base import Base, TextEmbeddings
-from ..errors import RunFolderError
+from ..errors import WriteError
+from ..keyed import digest
 from ..model.autoencoder import LatentDistribution
-from .pairs import PairDataset
+from ..whole_file import writing
+from .dataset import PairDataset, Progress
 
+FORMAT = 2
+"""The number of this form of a cache; raise it with any change that an older version would misread."""
 CHUNK = 16
 ABANDONED = 7 * 24 * 3600
 """Seconds without a new chunk after which nobody is expected to go on with an unfinished cache."""
-LATENTS, CAPTIONS = "latents.npy", "captions.jsonl"
-Progress = Callable[[int, int], None]
-"""`progress(done, total)`, called as pairs are encoded."""
+LATENTS, CAPTIONS, ABOUT = "latents.npy", "captions.jsonl", "cache.json"
+
+
+class CacheWarning(UserWarning):
+    """A cache that is not used."""
 
 
 @dataclass(frozen=True, eq=False)
-class EncodedPairs:
+class EncodedDataset:
     """The encoded pairs of a dataset, read from disk as they are needed.
 
     Attributes:
@@ -68,7 +74,7 @@ class EncodedPairs:
         return TextEmbeddings(context, None if self.vectors is None else torch.from_numpy(self.vectors[rows]))
 
 
-def encode_pairs(base: Base, dataset: PairDataset, folder: Path, progress: Progress | None = None) -> EncodedPairs:
+def encode_dataset(base: Base, dataset: PairDataset, folder: Path, progress: Progress | None = None) -> EncodedDataset:
     """Encode a dataset with a base, or read back what was encoded before.
 
     Arguments:
@@ -78,25 +84,22 @@ def encode_pairs(base: Base, dataset: PairDataset, folder: Path, progress: Progr
         progress: Told how far it is.
 
     Raises:
-        RunFolderError: If the folder cannot be written.
+        WriteError: If the folder cannot be written.
     """
-    name = hashlib.blake2b(f"{base.fingerprint} {dataset.fingerprint}".encode(), digest_size=12).hexdigest()
+    name = digest(FORMAT, base.fingerprint, dataset.fingerprint, size=12)
     place, partial = folder / name, folder / f".{name}.partial"
     progress = progress or (lambda done, total: None)
     if not place.is_dir():
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            with _alone(folder / f".{name}.lock", lambda: progress(0, len(dataset))):
-                _fill(place, partial, base, dataset, progress)
-        except OSError as error:
+            with writing(folder):
+                folder.mkdir(parents=True, exist_ok=True)
+                with _alone(folder / f".{name}.lock", lambda: progress(0, len(dataset))):
+                    _fill(place, partial, base, dataset, progress)
+        except WriteError:
             shutil.rmtree(partial, ignore_errors=True)
-            raise RunFolderError(
-                found=f"{folder}: {error}",
-                expected="a folder that can be written, with room for the cache",
-                do="free space or choose another folder",
-            ) from error
+            raise
     vectors = place / "vectors.npy"
-    return EncodedPairs(
+    return EncodedDataset(
         latents=np.load(place / LATENTS, mmap_mode="r"),
         contexts=np.load(place / "contexts.npy", mmap_mode="r"),
         vectors=np.load(vectors, mmap_mode="r") if vectors.exists() else None,
@@ -127,7 +130,10 @@ def _fill(place: Path, partial: Path, base: Base, dataset: PairDataset, progress
         partial.mkdir(exist_ok=True)
         os.utime(partial)
         _remove_abandoned(place.parent)
+        _warn_of_others(place.parent)
         _encode(base, dataset, partial, progress)
+        about = {"format": FORMAT, "base": base.fingerprint, "data": dataset.fingerprint}
+        (partial / ABOUT).write_text(json.dumps(about), encoding="utf-8")
         os.replace(partial, place)
 
 
@@ -137,6 +143,26 @@ def _remove_abandoned(folder: Path) -> None:
         with suppress(FileNotFoundError):  # its process may just have finished it
             if time.time() - partial.stat().st_mtime > ABANDONED:
                 shutil.rmtree(partial, ignore_errors=True)
+
+
+def _warn_of_others(folder: Path) -> None:
+    """Name the caches of another format, which take room and are not used."""
+    others = [path.name for path in sorted(folder.iterdir()) if path.is_dir() and _format(path) != FORMAT]
+    if others:
+        message = f"{len(others)} caches in {folder} are of another version and not used: delete {', '.join(others)}"
+        warnings.warn(message, CacheWarning, stacklevel=2)
+
+
+def _format(place: Path) -> int | None:
+    """The number of a cache's format; None for one that has none. What is no cache is passed over."""
+    if place.name.startswith(".") or not (place / LATENTS).exists():
+        return FORMAT
+    try:
+        about = json.loads((place / ABOUT).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    number: int | None = about.get("format") if isinstance(about, dict) else None
+    return number
 
 
 def _encode(base: Base, dataset: PairDataset, place: Path, progress: Progress) -> None:
@@ -159,7 +185,7 @@ def _encode(base: Base, dataset: PairDataset, place: Path, progress: Progress) -
 
 
 def _encoded_before(place: Path) -> list[str]:
-    """The captions of the pairs that are in an unfinished cache; what is behind its last whole chunk is cut off."""
+    """The captions of the pairs that are in an unfinished cache; what comes after its last whole chunk is cut off."""
     latents, captions = place / LATENTS, place / CAPTIONS
     try:
         lines = captions.read_text(encoding="utf-8").splitlines(keepends=True)

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from .pairs import Pair, PairDataset
+from .dataset import Pair, PairDataset
 
 ONE_IN, MOST, FEWEST = 10, 64, 2
 """Of so many pairs one is held out, up to so many; fewer than the last tell nothing."""
 
 
 @dataclass(frozen=True, eq=False)
-class SomePairs:
+class Subset:
     """Some of the pairs of a dataset.
 
     Arguments:
@@ -56,7 +56,7 @@ def held_out_count(pairs: int) -> int:
     return count if count >= FEWEST else 0
 
 
-def split_held_out(dataset: PairDataset) -> tuple[PairDataset, SomePairs | None]:
+def split_held_out(dataset: PairDataset) -> tuple[PairDataset, Subset | None]:
     """Split a dataset into pairs to train on and pairs to measure with, evenly spaced from the first to the last.
 
     Which they are depends on the number of pairs alone, so that what was encoded stays of use when settings change.
@@ -69,4 +69,4 @@ def split_held_out(dataset: PairDataset) -> tuple[PairDataset, SomePairs | None]
         return dataset, None
     held_out = [(2 * number + 1) * len(dataset) // (2 * count) for number in range(count)]
     kept = sorted(set(range(len(dataset))) - set(held_out))
-    return SomePairs(dataset, kept), SomePairs(dataset, held_out)
+    return Subset(dataset, kept), Subset(dataset, held_out)

@@ -1,1 +1,1 @@
-"""How well drawn pictures follow their hints and captions."""
+"""How well a net follows its hints, and when it begins to."""

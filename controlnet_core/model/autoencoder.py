@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ..config import AutoencoderConfig
-from ..shapes import expect
+from ..expect import expect
 from .blocks import ResidualBlock
 from .layers import AttentionFunction, LayerFactory, Operations, Upsample, scaled_dot_product_attention
 

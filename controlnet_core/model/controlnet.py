@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ..config import UNetConfig
 from ..errors import SettingError, TensorShapeError
-from ..shapes import expect
+from ..expect import expect
 from .encoder import Encoder
 from .hint import HINT_ENCODERS, HintEncoderKind
 from .layers import AttentionFunction, LayerFactory, Operations, scaled_dot_product_attention, zero_, zero_convolution

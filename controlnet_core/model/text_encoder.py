@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ..config import TextEncoderConfig
-from ..shapes import expect
+from ..expect import expect
 from .layers import LayerFactory, Operations
 
 

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from ..config import UNetConfig
 from ..errors import FamilyMismatchError, ResidualShapeError
-from ..shapes import expect
+from ..expect import expect
 from .blocks import Block
 from .encoder import Encoder
 from .layers import AttentionFunction, LayerFactory, Operations, Upsample, scaled_dot_product_attention

@@ -13,7 +13,7 @@ import torch
 from torch.nn import functional
 
 from ..base import EncodesImages
-from ..data.pairs import PairDataset
+from ..data.dataset import PairDataset
 from ..keyed import keyed_generator
 from ..model.controlnet import ControlNet
 

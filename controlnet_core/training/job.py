@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, Generic, Literal, TypeVar
@@ -16,85 +17,92 @@ Size = Annotated[int, Field(ge=16, multiple_of=8)]
 
 
 class BaseSettings(BaseModel):
-    """The base to train on.
-
-    Attributes:
-        path: A safetensors file in the LDM layout or a diffusers folder; "tiny" is the small base of this package.
-        tokenizer: A folder with CLIP's vocab.json and merges.txt; None looks where `load_base` does.
-    """
+    """The base to train on. Each field says what it means."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    path: str = "tiny"
-    tokenizer: Path | None = None
+    path: str = Field(
+        "tiny", description='A safetensors file, a diffusers folder, or "tiny", the small base of this package.'
+    )
+    tokenizer: Path | None = Field(
+        None,
+        description="A folder with CLIP's vocab.json and merges.txt (default: found beside the base).",
+        examples=["clip"],
+    )
 
 
 class ShapesData(BaseModel):
-    """Pairs from the shapes generator.
-
-    Attributes:
-        kind: "shapes".
-        count: Number of pairs.
-        size: Side of the pictures in pixels; None is the base's own.
-        seed: Names one endless row of scenes.
-        hint: "outline" or "colour_map".
-    """
+    """Pairs from the shapes generator. Each field says what it means."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    kind: Literal["shapes"] = "shapes"
-    count: Count = 2000
-    size: Size | None = None
-    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
-    hint: Literal["outline", "colour_map"] = "outline"
+    kind: Literal["shapes"] = Field("shapes", description="Pairs made by the shapes generator.")
+    count: Count = Field(2000, description="Number of pairs.")
+    size: Size | None = Field(
+        None, description="Side of the pictures in pixels (default: the base's own).", examples=[512]
+    )
+    seed: int = Field(0, ge=0, lt=2**63, description="Names one endless row of scenes.")
+    hint: Literal["outline", "colour_map"] = Field("outline", description='"outline" or "colour_map".')
 
 
 class FolderData(BaseModel):
-    """Pairs from a folder of pictures.
-
-    Attributes:
-        kind: "folder".
-        path: The folder.
-        size: Side of the pictures in pixels; None is the base's own.
-        hint: "files" reads the hints from the folder; "canny", "blur" and "grey" make them of the pictures.
-        canny: The lower and the upper threshold of "canny", as `canny_hint` takes them.
-        blur: The standard deviation of "blur" in pixels at the side of training.
-    """
+    """Pairs from a folder of pictures. Each field says what it means."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    kind: Literal["folder"] = "folder"
-    path: Path
-    size: Size | None = None
-    hint: Literal["files", "canny", "blur", "grey"] = "files"
-    canny: tuple[float, float] = (0.1, 0.2)
-    blur: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 8.0
+    kind: Literal["folder"] = Field("folder", description="Pictures of your own.")
+    path: Path = Field(
+        description="The folder: it holds images/NAME.png, hints/NAME.png and captions/NAME.txt, or prompt.json as "
+        "fill50k has, or metadata.jsonl as Hugging Face has.",
+        examples=["photos"],
+    )
+    size: Size | None = Field(
+        None, description="Side of the pictures in pixels (default: the base's own).", examples=[512]
+    )
+    hint: Literal["files", "canny", "blur", "grey"] = Field(
+        "files", description='"files" reads the hints; "canny", "blur" and "grey" make them of the pictures.'
+    )
+    canny: tuple[float, float] = Field((0.1, 0.2), description='The two thresholds of "canny".')
+    blur: float = Field(
+        8.0, gt=0, allow_inf_nan=False, description='The standard deviation of "blur" in pixels at the size trained at.'
+    )
 
 
-DataSettings = TypeVar("DataSettings", bound=BaseModel)
+Data = ShapesData | FolderData
 
 
-class TrainJob(TrainSettings, Generic[DataSettings]):
-    """A whole settings file: the training settings, and the tables `[base]` and `[data]` beside them.
+@dataclass(frozen=True)
+class TrainJob:
+    """What a settings file says.
 
     Attributes:
-        base: The base to train on.
-        data: The pairs to learn from.
+        settings: How to train.
+        base: The base to train on, the table [base].
+        data: The pairs to learn from, the table [data].
     """
 
-    base: BaseSettings = BaseSettings()
-    data: DataSettings
-
-    def settings(self) -> TrainSettings:
-        """The training settings alone, which name a run together with the content of base and data."""
-        return TrainSettings(**{name: getattr(self, name) for name in TrainSettings.model_fields})
+    settings: TrainSettings
+    base: BaseSettings
+    data: Data
 
 
-AnyJob = TrainJob[ShapesData] | TrainJob[FolderData]
-JOBS: Mapping[str, type[AnyJob]] = MappingProxyType({"shapes": TrainJob[ShapesData], "folder": TrainJob[FolderData]})
+DataTable = TypeVar("DataTable", bound=BaseModel)
 
 
-def read_job(path: Path, changes: Mapping[str, Any] = MappingProxyType({})) -> AnyJob:
+class SettingsFile(TrainSettings, Generic[DataTable]):
+    """The form of a settings file: the training settings, and two tables beside them."""
+
+    base: BaseSettings = Field(BaseSettings(), description="The base to train on.")
+    data: DataTable = Field(description="The pairs to learn from.")
+
+
+AnyFile = SettingsFile[ShapesData] | SettingsFile[FolderData]
+FILES: Mapping[str, type[AnyFile]] = MappingProxyType(
+    {"shapes": SettingsFile[ShapesData], "folder": SettingsFile[FolderData]}
+)
+
+
+def read_job(path: Path, changes: Mapping[str, Any] = MappingProxyType({})) -> TrainJob:
     """Read a settings file.
 
     Arguments:
@@ -110,7 +118,7 @@ def read_job(path: Path, changes: Mapping[str, Any] = MappingProxyType({})) -> A
     return checked_job(values, f"{path} (with {', '.join(changes)} changed)" if changes else str(path))
 
 
-def checked_job(values: Mapping[str, Any], source: str) -> AnyJob:
+def checked_job(values: Mapping[str, Any], source: str) -> TrainJob:
     """Make a job of the content of a settings file.
 
     Arguments:
@@ -122,17 +130,19 @@ def checked_job(values: Mapping[str, Any], source: str) -> AnyJob:
     """
     data = values.get("data")
     kind = data.get("kind") if isinstance(data, dict) else None
-    if not isinstance(kind, str) or kind not in JOBS:
+    if not isinstance(kind, str) or kind not in FILES:
         raise SettingError(
             found=f"data.kind = {kind!r} in {source}" if kind is not None else f"no data.kind in {source}",
-            expected=f"one of {', '.join(JOBS)}",
+            expected=f"one of {', '.join(FILES)}",
             do='say what to learn from: a table [data] with, for example, kind = "shapes"',
         )
-    model = JOBS[kind]
+    model = FILES[kind]
     try:
-        return model(**values)
+        file = model(**values)
     except ValidationError as error:
         raise _missing(error, source) or setting_error(error, model, source) from error
+    settings = TrainSettings(**{name: getattr(file, name) for name in TrainSettings.model_fields})
+    return TrainJob(settings, file.base, file.data)
 
 
 def changed(values: Mapping[str, Any], name: str, value: object) -> dict[str, Any]:

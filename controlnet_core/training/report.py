@@ -1,297 +1,129 @@
-"""The report picture of a training run: its loss, how well it follows its hints, and its samples over time."""
+"""The result of a run, read back from its folder: the numbers that matter, and the report picture."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
-from dataclasses import dataclass
-from math import isfinite, nan
-from pathlib import Path
+from dataclasses import asdict, replace
+from typing import Any, Protocol
 
-import numpy
-from PIL import Image
 from torch import Tensor
 
-from ..evaluation.convergence import Convergence
-from ..pictures import ACCENT, INK, MUTED, PADDING, PAPER, ROW_TITLE_WIDTH, font, sheet, wrapped, write_png
-from ..shapes import expect
-from .charts import (
-    HEADING,
-    LABEL,
-    Axis,
-    Canvas,
-    Point,
-    Series,
-    draw_axes,
-    draw_legend,
-    draw_series,
-    loss_axis,
-)
+from ..evaluation.convergence import convergence
+from ..evaluation.validation import Validation
+from .metrics import Measured, MetricsLine
+from .report_picture import EvaluationPoint, ReportData, write_report
+from .run_folder import RunFolder
 
-WIDTH, MARGIN, SPACE = 1464, 44, 36
-"""Pixels: of the whole picture, around it, and between its parts."""
-LOSS_WIDTH, CHART_HEIGHT = 600, 380
-PLOT_LEFT, PLOT_TOP, PLOT_BOTTOM = 58, 82, 328
-LEGEND_MIDDLE, NOTE_MIDDLE = 40, 66
-"""Where the rows between the title of a chart and its plot are."""
-LEVEL_NAMES, NAME_HEIGHT = 156, 50
-"""Pixels to the right of the plot for the names of the dashed lines, and the height of a name."""
-MOST_COLUMNS = 8
-LARGEST_CELL, CELL_GAP = 128, 10
-MOST_MEANS = 500
-"""Points of the running mean: about as many as the plot has pixels."""
-FEWEST_STEPS = 5
-"""The least length of the axis of steps: its ticks are whole numbers."""
-
-BLUE, PALE_BLUE, GREEN, VIOLET, OCHRE, PALE_ACCENT = "#22609f", "#c3d6ea", "#5fa37f", "#a483b8", "#c9a24b", "#eec3b0"
+REPORT = "report.json"
 
 
-@dataclass(frozen=True, eq=False)
-class EvaluationPoint:
-    """What one evaluation of a run found.
+class ShownValidation(Validation, Protocol):
+    """A validation whose hints a report can show."""
 
-    Attributes:
-        step: The optimizer step it was made at.
-        following: The following score, in [0, 1].
-        colour: The fraction of pictures in the colour of their caption; not a number where it is not measured.
-        shape: The fraction of pictures with the shape of their caption; not a number where it is not measured.
-        pictures: (K, 3, H, W) in [0, 1], drawn from the report's K hints.
-        loss_saved: The share of the loss that a picture's own hint saves; not a number where it is not measured.
-        clarity: How good the pictures are, in [0, 1]; not a number where it is not measured.
-    """
+    @property
+    def hints(self) -> Tensor:
+        """The held-out hints, shape (N, 3, H, W) in [0, 1]."""
+        ...
 
-    step: int
-    following: float
-    colour: float
-    shape: float
-    pictures: Tensor
-    loss_saved: float = nan
-    clarity: float = nan
+    @property
+    def captions(self) -> Sequence[str]:
+        """Their captions."""
+        ...
+
+    @property
+    def ceiling_words(self) -> str:
+        """What the ceiling is, in words."""
+        ...
 
 
-@dataclass(frozen=True, eq=False)
-class ReportData:
-    """All that a report shows.
+def write_run_report(folder: RunFolder, title: str, validation: ShownValidation | None) -> dict[str, Any]:
+    """Write `report.json` and the picture `report.png` into a run's folder.
 
-    Attributes:
-        title: The headline.
-        losses: (step, loss) in the order of steps.
-        evaluations: In the order of steps.
-        hints: (K, 3, H, W) in [0, 1], held out from training; None if nothing was drawn.
-        captions: The K captions.
-        convergence: Where following begins and how abruptly; None if it does not.
-        ceiling: The best following score; not a number where it is not known.
-        ceiling_words: What the ceiling is.
-        without_control: The following score of pictures drawn without control; not a number where it is not known.
-        notes: Lines for below the headline.
-    """
+    Evaluations that were measured with other settings than the last one are left out: they cannot be compared.
 
-    title: str
-    losses: Sequence[tuple[int, float]]
-    evaluations: Sequence[EvaluationPoint] = ()
-    hints: Tensor | None = None
-    captions: Sequence[str] = ()
-    convergence: Convergence | None = None
-    ceiling: float = nan
-    ceiling_words: str = "encoded and decoded true images"
-    without_control: float = nan
-    notes: Sequence[str] = ()
-
-
-def write_report(data: ReportData, folder: str | os.PathLike[str]) -> Path:
-    """Draw a report to `report.png` in a run's folder, and return its path.
-
-    Raises:
-        RunFolderError: If it cannot be written; an earlier report stays.
-        TensorShapeError: If hints, pictures and captions do not fit each other.
-    """
-    path = Path(folder) / "report.png"
-    write_png(draw_report(data), path)
-    return path
-
-
-def draw_report(data: ReportData) -> Image.Image:
-    """Draw a report: headline, loss and following score over the steps, and samples over time; the same bits each time.
-
-    Raises:
-        TensorShapeError: If hints, pictures and captions do not fit each other.
-    """
-    if data.hints is not None:
-        expect(data.hints, "K 3 H W", "the hints", K=len(data.captions))
-    for point in data.evaluations:
-        expect(point.pictures, "K 3 h w", f"the pictures of step {point.step}", K=len(data.captions))
-    charts = _side_by_side(_loss_chart(data), _following_chart(data))
-    samples = [] if data.hints is None else [_samples(data, data.hints)]
-    return _stacked([_heading(data), charts, *samples])
-
-
-def chosen_evaluations(steps: Sequence[int], begins: int | None) -> list[int]:
-    """Choose at most MOST_COLUMNS evaluations to show: the first and the last, that where following begins, the one
-    before, and then, again and again, the one farthest from all chosen.
+    Arguments:
+        folder: The run's folder; its metrics and samples are read.
+        title: The headline of the picture.
+        validation: What measured the run; its hints are shown, and its ceiling and score without control are
+            computed if they are not known yet.
 
     Returns:
-        Indices into `steps`, in order.
+        The content of `report.json`: `title`, `steps`, `seconds` (of all steps, without evaluations), `following` with
+        `caption` (the last score), `without_control` and `ceiling`, `convergence` (where following `begins`, its
+        `pace` and the bounds of its abruptness; None if it does not), and `evaluations`, each with `step`, `following`
+        and what else was measured, by name. What was not measured at all is None.
+
+    Raises:
+        HintError: If a sample picture is missing or broken.
+        WriteError: If the folder cannot be written.
     """
-    if not steps:
-        return []
-    chosen = {0, len(steps) - 1}
-    if begins in steps:
-        place = steps.index(begins)
-        chosen |= {place, max(0, place - 1)}
-    while len(chosen) < min(MOST_COLUMNS, len(steps)):
-        chosen.add(max(range(len(steps)), key=lambda index: min(abs(index - other) for other in chosen)))
-    return sorted(chosen)
+    lines = folder.metrics.read()
+    evaluations = _comparable(lines)
+    levels = (None, None) if validation is None else (validation.without_control, validation.ceiling)
+    scores = [(step, measured.following) for step, measured in evaluations]
+    rise = None if validation is None else convergence(scores, validation.without_control, validation.ceiling)
+    content = {
+        "title": title,
+        "steps": lines[-1].step if lines else 0,
+        "seconds": sum(line.seconds for line in lines),
+        "following": {
+            "caption": scores[-1][1] if scores else None,
+            "without_control": levels[0],
+            "ceiling": levels[1],
+        },
+        "convergence": None if rise is None else {**asdict(rise), "pace": rise.pace},
+        "evaluations": [
+            {"step": step, "following": measured.following, **measured.measures} for step, measured in evaluations
+        ],
+    }
+    losses = [(line.step, line.loss) for line in lines if line.loss is not None]
+    notes = _notes(content, folder.read_json("settings.json") or {}, validation)
+    data = ReportData(title, losses, convergence=rise, notes=notes)
+    if validation is not None and evaluations:
+        data = _with_evaluations(data, evaluations, folder, validation)
+    write_report(data, folder.path)
+    folder.write_json(REPORT, content)
+    return content
 
 
-def running_mean(losses: Sequence[Point], window: int) -> list[Point]:
-    """Average losses with their neighbours, an odd `window` in all, fewer near the ends; at most MOST_MEANS of them."""
-    sums = numpy.cumsum([0.0, *(loss for _, loss in losses)])
-    middle = numpy.linspace(0, len(losses) - 1, min(MOST_MEANS, len(losses))).round().astype(int)
-    first, last = (middle - window // 2).clip(0), (middle + window // 2 + 1).clip(max=len(losses))
-    means = (sums[last] - sums[first]) / (last - first)
-    return [(losses[index][0], mean) for index, mean in zip(middle.tolist(), means.tolist(), strict=True)]
+def _comparable(lines: Sequence[MetricsLine]) -> list[tuple[int, Measured]]:
+    """The evaluations, with their steps, that were measured as the last one was, however often."""
+    found = [(line.step, line.evaluation) for line in lines if line.evaluation is not None]
+    ways = [{**measured.settings, "every": None} for _, measured in found]
+    return [one for one, way in zip(found, ways, strict=True) if way == ways[-1]]
 
 
-def _heading(data: ReportData) -> Image.Image:
-    lines = "\n".join(wrapped(note, LABEL + 1, WIDTH - 2 * MARGIN, 3) for note in data.notes)
-    canvas = Canvas(WIDTH - 2 * MARGIN, 44 + (LABEL + 6) * (lines.count("\n") + 1 if lines else 0))
-    canvas.text((0, 0), wrapped(data.title, 30, canvas.width, 1), 30)
-    canvas.text((0, 46), lines, LABEL + 1, MUTED)
-    return canvas.image()
-
-
-def _loss_chart(data: ReportData) -> Image.Image:
-    raw = Series("loss", data.losses, PALE_BLUE, 1.0)
-    finite = raw.finite()
-    window = max(1, len(finite) // 40) * 2 + 1
-    mean = Series(f"mean of {window} losses", running_mean(finite, window), BLUE, 2.2)
-    canvas = Canvas(LOSS_WIDTH, CHART_HEIGHT)
-    x = _step_axis(data, LOSS_WIDTH - 24)
-    y = loss_axis([loss for _, loss in finite], PLOT_BOTTOM, PLOT_TOP)
-    draw_axes(canvas, "Loss (logarithmic)" if y.logarithmic else "Loss", x, y)
-    if finite:
-        draw_legend(canvas, (PLOT_LEFT, LEGEND_MIDDLE), (raw, mean))
-    else:
-        canvas.text(_middle(x, y), "no loss yet", LABEL + 1, MUTED, "mm")
-    _draw_beginning(canvas, x, y, data.convergence, PALE_ACCENT)
-    for series in (raw, mean):
-        draw_series(canvas, x, y, series)
-    left_out = len(data.losses) - len(finite)
-    if left_out:
-        note = f"{left_out:,} of {len(data.losses):,} losses are not finite numbers and are left out"
-        canvas.text((PLOT_LEFT, NOTE_MIDDLE), note, LABEL, ACCENT, "lm")
-    return canvas.image()
-
-
-def _following_chart(data: ReportData) -> Image.Image:
-    shown = [one for one in _score_series(data.evaluations) if one.finite()]
-    levels = [data.ceiling, data.without_control]
-    values = [value for one in shown for _, value in one.finite()] + [level for level in levels if isfinite(level)]
-    canvas = Canvas(WIDTH - 2 * MARGIN - LOSS_WIDTH - SPACE, CHART_HEIGHT)
-    x = _step_axis(data, canvas.width - LEVEL_NAMES)
-    y = Axis(min([0.0, *values]), max([1.0, *values]), PLOT_BOTTOM, PLOT_TOP)
-    draw_axes(canvas, "How well held-out hints are followed", x, y)
-    draw_legend(canvas, (PLOT_LEFT, LEGEND_MIDDLE), shown)
-    _draw_levels(canvas, x, y, data)
-    _draw_beginning(canvas, x, y, data.convergence)
-    if data.convergence is not None:
-        words = data.convergence.words
-        reach = font(LABEL).getlength(words) / 2
-        canvas.text((_kept_within(x, data.convergence.begins, reach), NOTE_MIDDLE), words, LABEL, ACCENT, "mm")
-    for one in reversed(shown):
-        draw_series(canvas, x, y, one)
-    if not data.evaluations:
-        canvas.text(_middle(x, y), "not evaluated", LABEL + 1, MUTED, "mm")
-    return canvas.image()
-
-
-def _score_series(evaluations: Sequence[EvaluationPoint]) -> tuple[Series, ...]:
-    """The following score, which is drawn last and so on top, and what else was measured."""
-    return (
-        Series("following score", [(point.step, point.following) for point in evaluations], BLUE, 2.4, dots=True),
-        Series("colour as told", [(point.step, point.colour) for point in evaluations], GREEN, 1.3),
-        Series("clear pictures", [(point.step, point.clarity) for point in evaluations], OCHRE, 1.3),
-        Series("shape as told", [(point.step, point.shape) for point in evaluations], VIOLET, 1.3),
-        Series("loss saved by the own hint", [(point.step, point.loss_saved) for point in evaluations], GREEN, 1.3),
+def _with_evaluations(
+    data: ReportData, evaluations: Sequence[tuple[int, Measured]], folder: RunFolder, validation: ShownValidation
+) -> ReportData:
+    """Add what was measured and drawn."""
+    points = [
+        EvaluationPoint(step, measured.following, folder.samples(step), measured.measures)
+        for step, measured in evaluations
+    ]
+    shown = len(points[-1].pictures)
+    return replace(
+        data,
+        evaluations=points,
+        hints=validation.hints[:shown].cpu(),
+        captions=validation.captions[:shown],
+        ceiling=validation.ceiling,
+        ceiling_words=validation.ceiling_words,
+        without_control=validation.without_control,
     )
 
 
-def _draw_levels(canvas: Canvas, x: Axis, y: Axis, data: ReportData) -> None:
-    """Draw the ceiling and chance as dashed lines with their names to the right."""
-    ceiling_words = wrapped(data.ceiling_words, LABEL - 1, LEVEL_NAMES - 10, 2)
-    levels = ((ceiling_words, data.ceiling), ("without control", data.without_control))
-    known = [(name, level) for name, level in levels if isfinite(level)]
-    for (name, level), place in zip(known, _name_places(y, [level for _, level in known]), strict=True):
-        canvas.dashes((x.start, y.place(level)), (x.end, y.place(level)), MUTED)
-        canvas.text((x.end + 10, place), f"{name}\n{level:.2f}", LABEL - 1, MUTED, "lm")
-
-
-def _name_places(y: Axis, levels: Sequence[float]) -> list[float]:
-    """Where the names of levels go: beside them, but not on each other and not on the ticks below."""
-    lowest = y.start - NAME_HEIGHT / 2
-    places = [min(y.place(level), lowest) for level in levels]
-    if len(places) == 2 and abs(places[1] - places[0]) < NAME_HEIGHT:
-        upper = min(sum(places) / 2, lowest - NAME_HEIGHT / 2) - NAME_HEIGHT / 2
-        return [upper, upper + NAME_HEIGHT]
-    return places
-
-
-def _draw_beginning(canvas: Canvas, x: Axis, y: Axis, rise: Convergence | None, colour: str = ACCENT) -> None:
-    """Mark the step at which following begins: that of sudden convergence (Zhang et al. 2023, figure 4), if it is."""
-    if rise is not None:
-        canvas.line([(x.place(rise.begins), y.start), (x.place(rise.begins), y.end - 6)], colour, 1.5)
-
-
-def _samples(data: ReportData, hints: Tensor) -> Image.Image:
-    steps = [point.step for point in data.evaluations]
-    begins = _begins(data)
-    chosen = chosen_evaluations(steps, begins)
-    columns = [hints, *(data.evaluations[index].pictures for index in chosen)]
-    available = WIDTH - 2 * MARGIN - ROW_TITLE_WIDTH - PADDING - CELL_GAP * len(columns)
-    grid = sheet(
-        [[column[row] for column in columns] for row in range(len(data.captions))],
-        column_titles=["hint", *(f"step {steps[index]:,}" for index in chosen)],
-        row_titles=data.captions,
-        cell=min(LARGEST_CELL, available // len(columns)),
-        gap=CELL_GAP,
-        highlighted=next((1 + place for place, index in enumerate(chosen) if steps[index] == begins), None),
-    )
-    title = Canvas(WIDTH - 2 * MARGIN, HEADING + 17)
-    title.text((0, 0), "Samples from held-out hints", HEADING, INK)
-    return _stacked([title.image(), grid], margin=0, space=0)
-
-
-def _begins(data: ReportData) -> int | None:
-    return None if data.convergence is None else data.convergence.begins
-
-
-def _step_axis(data: ReportData, end: float) -> Axis:
-    steps = [step for step, _ in data.losses] + [point.step for point in data.evaluations]
-    return Axis(0, max([*steps, _begins(data) or 0, FEWEST_STEPS]), PLOT_LEFT, end)
-
-
-def _middle(x: Axis, y: Axis) -> Point:
-    return (x.start + x.end) / 2, (y.start + y.end) / 2
-
-
-def _kept_within(x: Axis, step: int, reach: float) -> float:
-    """The middle of a text over a step, moved so that its half width `reach` stays on the axis."""
-    return min(max(x.place(step), x.start + reach), x.end - reach)
-
-
-def _side_by_side(left: Image.Image, right: Image.Image) -> Image.Image:
-    image = Image.new("RGB", (left.width + SPACE + right.width, max(left.height, right.height)), PAPER)
-    image.paste(left, (0, 0))
-    image.paste(right, (left.width + SPACE, 0))
-    return image
-
-
-def _stacked(parts: Sequence[Image.Image], margin: int = MARGIN, space: int = SPACE) -> Image.Image:
-    width = max(part.width for part in parts) + 2 * margin
-    height = sum(part.height for part in parts) + space * (len(parts) - 1) + 2 * margin
-    image = Image.new("RGB", (width, height), PAPER)
-    y = margin
-    for part in parts:
-        image.paste(part, (margin, y))
-        y += part.height + space
-    return image
+def _notes(content: dict[str, Any], settings: dict[str, Any], validation: ShownValidation | None) -> list[str]:
+    """What the run did, in words."""
+    minutes, seconds = divmod(round(content["seconds"]), 60)
+    time = f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
+    batch = f" of {settings['batch_size']} pairs" if "batch_size" in settings else ""
+    notes = [f"{content['steps']:,} steps{batch} in {time}, evaluations not counted"]
+    following = content["following"]
+    if validation is None or following["caption"] is None:
+        return notes
+    return [
+        *notes,
+        f"following {following['caption']:.2f}, without control {following['without_control']:.2f}, "
+        f"{validation.ceiling_words} {following['ceiling']:.2f}",
+    ]

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import difflib
-import hashlib
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from ..control.strength import Sides
+from ..control.curves import Sides
 from ..errors import SettingError
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -18,63 +17,59 @@ Count = Annotated[int, Field(ge=1)]
 
 
 class EvaluationSettings(BaseModel):
-    """How a run measures whether the net follows its hints.
-
-    Attributes:
-        every: Steps between two evaluations.
-        hints: How many held-out hints are drawn each time, if so many pairs are held out.
-        sampling_steps: Steps of the sampler.
-        guidance: Classifier-free guidance.
-        sides: The sides of guidance that control acts on.
-    """
+    """How a run measures whether the net follows its hints. Each field says what it means."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    every: Count = 300
-    hints: Count = 16
-    sampling_steps: Count = 20
-    guidance: Annotated[float, Field(ge=1)] = 7.5
-    sides: Sides = "both"
+    every: Count = Field(300, description="Steps between two evaluations.")
+    hints: Count = Field(16, description="Held-out hints drawn each time, if so many pairs are held out.")
+    sampling_steps: Count = Field(20, description="Steps of the sampler.")
+    guidance: float = Field(7.5, ge=1, description="Classifier-free guidance; 1 is none.")
+    sides: Sides = Field(
+        "both", description="The sides of guidance that control acts on: both, conditional or unconditional."
+    )
 
 
 class TrainSettings(BaseModel):
-    """The settings of a training run.
-
-    Attributes:
-        steps: Optimizer steps in all.
-        batch_size: Pairs of one step.
-        learning_rate: The learning rate, constant between warm-up and cool-down.
-        warm_up_steps: The first steps, in which the learning rate rises from zero.
-        cool_down_steps: The last steps, in which it falls to zero.
-        weight_decay: AdamW's weight decay.
-        gradient_clip: The largest norm of the gradient.
-        average_decay: Decay of the moving average of the weights; the average is what is evaluated and saved.
-        prompt_drop: The share of prompts replaced by the empty one (Zhang et al. 2023, section 3.3: a half).
-        hint_encoder: "reference", which every tool loads, or "paper".
-        seed: Seeds every random draw of the run.
-        checkpoint_every: Steps between two checkpoints.
-        evaluation: How following is measured.
-        device: "auto", "cpu", "cuda", "cuda:1", ...
-        out: The folder that holds run folders.
-    """
+    """The settings of a training run. Each field says what it means; `identity` says which of them name a run."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    steps: Count = 10_000
-    batch_size: Count = 4
-    learning_rate: Annotated[float, Field(gt=0, lt=1)] = 1e-5
-    warm_up_steps: Annotated[int, Field(ge=0)] = 0
-    cool_down_steps: Annotated[int, Field(ge=0)] = 0
-    weight_decay: Annotated[float, Field(ge=0, lt=1)] = 0.01
-    gradient_clip: Annotated[float, Field(gt=0)] = 1.0
-    average_decay: Annotated[float, Field(ge=0, lt=1)] = 0.999
-    prompt_drop: Share = 0.5
-    hint_encoder: Literal["reference", "paper"] = "reference"
-    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
-    checkpoint_every: Count = 500
-    evaluation: EvaluationSettings = EvaluationSettings()
-    device: str = "auto"
-    out: Path = Path("runs")
+    steps: Count = Field(10_000, description="Optimizer steps in all.")
+    batch_size: Count = Field(4, description="Pairs in each step.")
+    learning_rate: float = Field(
+        1e-5, gt=0, lt=1, description="The learning rate, constant between warm-up and cool-down."
+    )
+    warm_up_steps: int = Field(0, ge=0, description="The first steps, in which the learning rate rises from zero.")
+    cool_down_steps: int = Field(0, ge=0, description="The last steps, in which the learning rate falls to zero.")
+    weight_decay: float = Field(0.01, ge=0, lt=1, description="The weight decay of AdamW.")
+    gradient_clip: float = Field(1.0, gt=0, description="The largest norm of the gradient.")
+    average_decay: float = Field(
+        0.999, ge=0, lt=1, description="Decay of the moving average of the weights, which is evaluated and saved."
+    )
+    prompt_drop: Share = Field(
+        0.5, description="Share of the prompts that are replaced by the empty one (the paper: a half)."
+    )
+    hint_encoder: Literal["reference", "paper"] = Field(
+        "reference", description='The hint encoder: "reference", which every tool loads, or "paper".'
+    )
+    seed: int = Field(0, ge=0, lt=2**63, description="Seeds every random draw.")
+    checkpoint_every: Count = Field(500, description="Steps between two checkpoints.")
+    evaluation: EvaluationSettings = Field(
+        EvaluationSettings(), description="How the run measures whether held-out hints are followed."
+    )
+    start_from: Path | None = Field(
+        None,
+        description="A net, or the folder of a run, whose weights training starts from (default: the base's).",
+        examples=["net.safetensors"],
+    )
+    device: str = Field("auto", description='The device, such as "cpu" or "cuda:1"; "auto" is cuda where there is one.')
+    out: Path = Field(Path("runs"), description="The folder that holds the folders of runs.")
+
+    @property
+    def branch_step(self) -> int:
+        """The step from which on the learning rate falls: up to here a run does what any longer one does."""
+        return max(0, self.steps - self.cool_down_steps)
 
     def learning_rate_at(self, step: int) -> float:
         """The learning rate of step `step`, which counts from 0."""
@@ -82,13 +77,12 @@ class TrainSettings(BaseModel):
         return self.learning_rate * min(1.0, rise, fall)
 
     def evaluates_at(self, step: int) -> bool:
-        """Whether following is measured behind so many steps."""
+        """Whether following is measured after so many steps."""
         return step == self.steps or step % self.evaluation.every == 0
 
-    def fingerprint(self) -> str:
-        """A hash of everything that has a say in the result; the device and the folder have none."""
-        words = self.model_dump_json(exclude={"device", "out"})
-        return hashlib.blake2b(words.encode(), digest_size=16).hexdigest()
+    def saves_at(self, step: int) -> bool:
+        """Whether a checkpoint is written after so many steps."""
+        return step in (self.branch_step, self.steps) or step % self.checkpoint_every == 0
 
 
 def checked(values: dict[str, Any], source: str) -> TrainSettings:

@@ -13,7 +13,6 @@ from ..config import AutoencoderConfig, Family, Prediction, TextEncoderConfig, U
 from ..errors import CheckpointError
 from . import diffusers_keys, ldm_keys
 from .detect import locate, refusal
-from .files import TensorFile, open_tensor_file
 from .keymap import KeyMap, merged
 from .load import TRAINING_LEFTOVERS
 from .part import Part
@@ -26,6 +25,7 @@ from .sizes import (
     template_of,
     transformers_inner,
 )
+from .source import TensorFile, open_tensor_file
 from .text_keys import openclip_keymap, transformers_keymap
 
 TEXT_PLACES = (

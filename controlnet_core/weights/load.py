@@ -14,9 +14,9 @@ from ..model.hint import HintEncoderKind
 from ..model.layers import AttentionFunction, Operations, scaled_dot_product_attention
 from . import diffusers_keys, ldm_keys
 from .detect import Detected, locate, refusal
-from .files import TensorFile, open_tensor_file
 from .part import Part
 from .sizes import Layout, read_hint, read_unet_config, strip
+from .source import TensorFile, open_tensor_file
 
 BESIDE_A_CONTROLNET = ("model.diffusion_model.*", "first_stage_model.*", "cond_stage_model.*")
 TRAINING_LEFTOVERS = (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from pathlib import Path
 from typing import TypeVar
@@ -19,8 +20,9 @@ from ..schedule import NoiseSchedule
 from ..tokenizer import PromptTokenizer, find_tokenizer
 from .base_parts import BaseParts, load_base_parts
 from .part import Config, Part
+from .save import base_facts
 
-TINY_FOLDER = Path(__file__).parent.parent / "tiny"
+TINY_FOLDER = Path(__file__).parent.parent / "toy"
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -97,8 +99,11 @@ def build_base(
 
 
 def _fingerprint(family: Family, schedule: NoiseSchedule, modules: tuple[nn.Module, ...]) -> str:
-    """Hash sizes, schedule and weights under our names: the same weights are the same base in files of any layout."""
-    digest = hashlib.blake2b(repr(family).encode(), digest_size=16)
+    """Hash weights under our names, schedule, and what neither says: one base in files of any layout has one name.
+
+    Sizes are the shapes of the weights, so a field that a config gains later renames no base.
+    """
+    digest = hashlib.blake2b(json.dumps(base_facts(family), sort_keys=True).encode(), digest_size=16)
     digest.update(schedule.alphas_cumprod.numpy().data)
     for module in modules:
         for name, weight in sorted(module.state_dict().items()):

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from ..config import AutoencoderConfig, TextEncoderConfig, UNetConfig
-from .files import TensorFile
 from .keymap import KeyMap
+from .source import TensorFile
 
 Config = TypeVar("Config", UNetConfig, AutoencoderConfig, TextEncoderConfig)
 

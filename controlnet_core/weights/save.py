@@ -14,9 +14,9 @@ from ..config import Family, TextEncoderConfig, UNetConfig
 from ..errors import CheckpointError
 from ..model.controlnet import ControlNet
 from . import diffusers_keys, ldm_keys
-from .files import METADATA_KEY, write_tensor_file
 from .keymap import KeyMap
 from .sizes import Layout
+from .source import METADATA_KEY, write_tensor_file
 from .text_keys import openclip_keymap, transformers_keymap
 
 State = Mapping[str, Tensor]

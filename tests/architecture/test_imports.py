@@ -17,25 +17,28 @@ PACKAGE = "controlnet_core"
 # may import.
 ARROWS: dict[str, tuple[str, ...]] = {
     "errors": (),
-    "shapes": ("errors",),
+    "expect": ("errors",),
     "keyed": ("errors",),
-    "pictures": ("shapes",),
-    "config": ("shapes",),
+    "whole_file": ("errors",),
+    "pictures": ("expect", "whole_file"),
+    "config": ("expect",),
     "schedule": ("config",),
     "prediction": ("schedule",),
     "tokenizer": ("config",),
     "model": ("config",),
     "base": ("model", "prediction", "tokenizer", "keyed"),
-    "control": ("base",),
-    "weights": ("base",),
-    "sampling": ("control", "weights", "pictures"),
-    "data": ("control", "weights", "pictures"),
-    "evaluation": ("sampling", "data"),
-    "training": ("evaluation",),
-    "tiny": ("training",),
-    "queueing": ("errors",),
-    "cli": ("tiny", "queueing"),
-    "__init__": ("tiny",),
+    "moving_average": (),
+    "objective": ("base",),
+    "control": ("base", "pictures"),
+    "weights": ("base", "whole_file"),
+    "sampling": ("control", "weights"),
+    "data": ("control", "weights"),
+    "evaluation": ("sampling", "data", "objective"),
+    "toy": ("evaluation", "moving_average"),
+    "training": ("toy",),
+    "comfy_client": ("whole_file",),
+    "cli": ("training", "comfy_client"),
+    "__init__": ("training",),
     "__main__": ("cli",),
 }
 HOST_MODULES = {"comfy", "comfy_api", "comfy_execution", "comfy_extras", "execution", "folder_paths", "nodes", "server"}
@@ -204,8 +207,8 @@ def test_every_package_is_installed() -> None:
         ("config.py", "from .model.unet import UNet\n", "1: config may not import model"),
         ("model/unet.py", "from .. import schedule\n", "1: model may not import schedule"),
         ("control/stack.py", "def late():\n    from ..cli import main\n", "2: control may not import cli"),
-        ("data/pairs.py", "if TYPE_CHECKING:\n    from ..training import loop\n", "2: data may not import training"),
-        ("training/loop.py", "import torchvision.transforms\n", "1: torchvision.transforms has no place in the core"),
+        ("data/dataset.py", "if TYPE_CHECKING:\n    from ..training import run\n", "2: data may not import training"),
+        ("training/run.py", "import torchvision.transforms\n", "1: torchvision.transforms has no place in the core"),
         ("sampling/euler.py", "try:\n    import comfy.ops\nfinally:\n    1", "2: comfy.ops has no place in the core"),
         ("cli/demo.py", "from controlnet_core.model import U\n", "1: controlnet_core.model is not imported relatively"),
         ("__main__.py", "import controlnet_core.cli\n", "1: controlnet_core.cli is not imported relatively"),
@@ -214,7 +217,7 @@ def test_every_package_is_installed() -> None:
     ],
 )
 def test_a_planted_offence_is_found(tmp_path: Path, file: str, text: str, expected: str) -> None:
-    neighbours = ("schedule.py", "model/__init__.py", "control/stack.py", "cli/__init__.py", "training/loop.py")
+    neighbours = ("schedule.py", "model/__init__.py", "control/stack.py", "cli/__init__.py", "training/run.py")
     plant(tmp_path, {**dict.fromkeys(neighbours, "import torch\n"), file: text})
     assert offences(tmp_path) == [f"{PACKAGE}/{file}:{expected}"]
 
@@ -222,13 +225,13 @@ def test_a_planted_offence_is_found(tmp_path: Path, file: str, text: str, expect
 def test_allowed_imports_are_no_offence(tmp_path: Path) -> None:
     allowed = {
         "errors.py": "import torch\n",
-        "training/loop.py": "from ..evaluation import score\nfrom ..errors import E\nfrom . import loss\n",
-        "training/loss.py": "from ..prediction import target\n",
+        "training/run.py": "from ..evaluation import score\nfrom ..errors import E\nfrom . import metrics\n",
+        "objective.py": "from .prediction import target\n",
         "evaluation/score.py": "from ..sampling.euler import step\nfrom .. import config\n",
-        "cli/__init__.py": "from ..tiny import build\nfrom ..control import stack\n",
+        "cli/__init__.py": "from ..toy import scenes\nfrom ..control import stack\n",
         "__main__.py": "from .cli import main\n",
-        "__init__.py": "from .training.loop import train\n",
-        **dict.fromkeys(("prediction.py", "config.py", "sampling/euler.py", "control/stack.py", "tiny/build.py"), ""),
+        "__init__.py": "from .training.run import train\n",
+        **dict.fromkeys(("prediction.py", "config.py", "sampling/euler.py", "control/stack.py", "toy/scenes.py"), ""),
     }
     plant(tmp_path, allowed)
     assert offences(tmp_path) == []

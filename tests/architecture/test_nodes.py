@@ -58,11 +58,11 @@ def test_the_entry_point_is_one() -> None:
 @pytest.mark.parametrize(
     ("place", "text"),
     [
-        ("nodes/load.py", "import comfy.utils\n"),
-        ("nodes/load.py", "def late():\n    from server import PromptServer\n"),
+        ("nodes/load_controlnet.py", "import comfy.utils\n"),
+        ("nodes/load_controlnet.py", "def late():\n    from server import PromptServer\n"),
         ("nodes/bridge/x.py", "from controlnet_core.errors import E\n"),
         ("nodes/bridge/x.py", "import nodes\n"),
-        ("nodes/load.py", "from comfy_api.v0_0_2 import io\n"),
+        ("nodes/load_controlnet.py", "from comfy_api.v0_0_2 import io\n"),
     ],
 )
 def test_a_planted_fault_is_found(tmp_path: Path, place: str, text: str) -> None:

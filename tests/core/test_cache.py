@@ -10,9 +10,9 @@ from threading import Thread
 import numpy
 import pytest
 
-from controlnet_core.data.cache import ABANDONED, encode_pairs
-from controlnet_core.data.pairs import ShapesDataset
-from controlnet_core.errors import RunFolderError
+from controlnet_core.data.cache import ABANDONED, encode_dataset
+from controlnet_core.errors import WriteError
+from controlnet_core.toy.shapes_dataset import ShapesDataset
 from tests.support.bases import small_base
 
 PAIRS = ShapesDataset(40, 32, seed=3)
@@ -20,9 +20,9 @@ PAIRS = ShapesDataset(40, 32, seed=3)
 
 def test_what_is_encoded_once_is_read_back(tmp_path: Path) -> None:
     base, seen = small_base(), list[tuple[int, int]]()
-    encode_pairs(base, PAIRS, tmp_path, lambda done, total: seen.append((done, total)))
+    encode_dataset(base, PAIRS, tmp_path, lambda done, total: seen.append((done, total)))
     assert seen == [(16, 40), (32, 40), (40, 40)]
-    pairs = encode_pairs(base, PAIRS, tmp_path, lambda done, total: pytest.fail("encoded again"))
+    pairs = encode_dataset(base, PAIRS, tmp_path, lambda done, total: pytest.fail("encoded again"))
 
     rows = [39, 0, 17]
     wanted = base.encode_images(PAIRS.images(rows))
@@ -50,14 +50,14 @@ def stopped_at(step: int, folder: Path) -> None:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        encode_pairs(small_base(), PAIRS, folder, stop)
+        encode_dataset(small_base(), PAIRS, folder, stop)
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     """The files of a cache that was written in one go."""
     folder = tmp_path_factory.mktemp("whole")
-    encode_pairs(small_base(), PAIRS, folder)
+    encode_dataset(small_base(), PAIRS, folder)
     return contents(folder)
 
 
@@ -87,7 +87,7 @@ def test_an_encoding_that_is_stopped_goes_on(
     elif cut == "no caption":
         captions.unlink()
     seen: list[int] = []
-    encode_pairs(small_base(), PAIRS, tmp_path, lambda done, total: seen.append(done))
+    encode_dataset(small_base(), PAIRS, tmp_path, lambda done, total: seen.append(done))
     assert seen == left
     assert contents(tmp_path) == whole
     assert len(list(tmp_path.iterdir())) == 1, "lock and unfinished cache are gone"
@@ -97,7 +97,7 @@ def test_two_processes_do_not_encode_the_same(tmp_path: Path) -> None:
     seen: list[tuple[str, int]] = []
 
     def encode(name: str) -> None:
-        encode_pairs(small_base(), PAIRS, tmp_path, lambda done, total: seen.append((name, done)))
+        encode_dataset(small_base(), PAIRS, tmp_path, lambda done, total: seen.append((name, done)))
 
     both = [Thread(target=encode, args=(name,)) for name in ("first", "second")]
     for one in both:
@@ -115,7 +115,7 @@ def test_a_cache_takes_no_room_that_it_has_not_written(tmp_path: Path) -> None:
     def progress(done: int, total: int) -> None:
         sizes.append(next(tmp_path.glob("*.partial/latents.npy")).stat().st_size)
 
-    encode_pairs(small_base(), ShapesDataset(400, 32, seed=3), tmp_path, progress)
+    encode_dataset(small_base(), ShapesDataset(400, 32, seed=3), tmp_path, progress)
     finished = next(tmp_path.glob("*/latents.npy"))
     assert sizes[0] < sizes[-1] <= finished.stat().st_size
     assert numpy.load(finished, mmap_mode="r").shape[0] == 400
@@ -128,8 +128,8 @@ def test_a_cache_that_cannot_be_written_says_so_and_leaves_nothing(tmp_path: Pat
     base, (soft, hard) = small_base(), resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (2000, hard))
     try:
-        with pytest.raises(RunFolderError, match="room for the cache"):
-            encode_pairs(base, PAIRS, tmp_path)
+        with pytest.raises(WriteError, match="a disk with room"):
+            encode_dataset(base, PAIRS, tmp_path)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert not list(tmp_path.iterdir())
@@ -142,5 +142,5 @@ def test_what_a_killed_process_left_is_swept_and_what_another_is_writing_is_not(
         (folder / "latents.npy").touch()
     long_ago = time.time() - 2 * ABANDONED
     os.utime(abandoned, (long_ago, long_ago))
-    encode_pairs(small_base(), PAIRS, tmp_path)
+    encode_dataset(small_base(), PAIRS, tmp_path)
     assert not abandoned.exists() and fresh.is_dir()

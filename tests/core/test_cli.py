@@ -14,10 +14,10 @@ import pytest
 
 from controlnet_core.cli import COMMANDS, main, make_parser
 from controlnet_core.cli.output import plain_warnings, print_result
-from controlnet_core.control.hint_image import ControlWarning
+from controlnet_core.control.notes import ControlWarning
 from controlnet_core.sampling.samplers import SAMPLERS
 from controlnet_core.schedule import SPACINGS
-from controlnet_core.weights.report import inspect_checkpoint
+from controlnet_core.weights.inspection import inspect_checkpoint
 from tests.support.base_files import write_small_base
 
 TERMINAL, WIDEST = 80, 84

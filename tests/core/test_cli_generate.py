@@ -15,10 +15,10 @@ from torch import Tensor
 
 from controlnet_core.cli import main
 from controlnet_core.cli.picture_files import write_picture
-from controlnet_core.control.hint_image import load_image
 from controlnet_core.control.stack import Control
 from controlnet_core.model.controlnet import ControlNet
-from controlnet_core.pictures import to_image
+from controlnet_core.pictures.read import load_image
+from controlnet_core.pictures.sheet import to_image
 from controlnet_core.sampling.generate import SamplingSettings, generate
 from controlnet_core.weights.load import load_controlnet
 from controlnet_core.weights.load_base import load_base

@@ -16,7 +16,8 @@ from torch import Tensor
 from controlnet_core.base import Base
 from controlnet_core.cli import main
 from controlnet_core.model.autoencoder import LatentDistribution
-from controlnet_core.training.loop import StepReport, Trainer
+from controlnet_core.objective import Batch
+from controlnet_core.training.step import StepReport, Trainer
 from controlnet_core.weights.load import load_controlnet
 from tests.support.base_files import write_small_base
 
@@ -45,14 +46,14 @@ def words(base: Path, tmp_path: Path) -> list[str]:
     return ["train", str(tmp_path / "run.toml"), "--base", str(base), "--out", str(tmp_path / "runs")]
 
 
-def interrupting(times: int) -> Callable[[Trainer], StepReport]:
+def interrupting(times: int) -> Callable[[Trainer, Batch], StepReport]:
     """A step during which Ctrl-C is pressed so many times."""
     plain = Trainer.take_step
 
-    def take_step(trainer: Trainer) -> StepReport:
+    def take_step(trainer: Trainer, batch: Batch) -> StepReport:
         for _ in range(times):
             signal.raise_signal(signal.SIGINT)
-        return plain(trainer)
+        return plain(trainer, batch)
 
     return take_step
 
@@ -93,12 +94,12 @@ def test_ctrl_c_ends_the_step_and_the_same_command_goes_on(
     out, err = capsys.readouterr()
     stopped = json.loads(out)["interrupted"]
     assert (stopped["step"], stopped["steps"]) == (1, 2)
-    assert "Ctrl-C again stops at once" in err and "the same command goes on" in err
+    assert "Ctrl-C again stops at once" in err and "the same command resumes" in err
     assert (Path(stopped["folder"]) / "checkpoints" / "00000001").is_dir()
     assert main([*words, "--json"]) == 0
     out, err = capsys.readouterr()
     report = json.loads(out)
-    assert "going on from step 1" in err
+    assert "it resumes from step 1" in err
     assert report["folder"] == stopped["folder"] and report["steps"] == 2
     assert signal.getsignal(signal.SIGINT) is handler
 
@@ -107,8 +108,8 @@ def test_a_second_ctrl_c_stops_at_once(words: list[str], monkeypatch: pytest.Mon
     monkeypatch.setattr(Trainer, "take_step", interrupting(2))
     assert main([*words, "--json"]) == 130
     out, err = capsys.readouterr()
-    assert "interrupted: stopped at once" in err and "the same command goes on" in err
-    assert not list((Path(json.loads(out)["interrupted"]["folder"]) / "checkpoints").iterdir())
+    assert "interrupted: stopped at once" in err and "the same command resumes" in err
+    assert not (Path(json.loads(out)["interrupted"]["folder"]) / "checkpoints").exists()
 
 
 def test_ctrl_c_while_pairs_are_encoded_stops_there_and_they_are_kept(

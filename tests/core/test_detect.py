@@ -12,9 +12,12 @@ from safetensors.torch import save_file
 
 from controlnet_core.config import FAMILIES, SD15, SDXL, UNetConfig
 from controlnet_core.errors import CheckpointError
-from controlnet_core.weights import diffusers_keys, inspect_checkpoint, ldm_keys, load_base_parts, load_controlnet
+from controlnet_core.weights import diffusers_keys, ldm_keys
+from controlnet_core.weights.base_parts import load_base_parts
 from controlnet_core.weights.detect import detect, near_miss
+from controlnet_core.weights.inspection import inspect_checkpoint
 from controlnet_core.weights.keymap import KeyMap, Shape
+from controlnet_core.weights.load import load_controlnet
 from controlnet_core.weights.save import text_keymaps
 from controlnet_core.weights.sizes import (
     Layout,

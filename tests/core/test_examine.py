@@ -12,8 +12,8 @@ import numpy
 import pytest
 from PIL import Image
 
-from controlnet_core.data.examine import FolderReport, examine
-from controlnet_core.data.folder import FolderDataset
+from controlnet_core.data.folder.examine import FolderReport, examine
+from controlnet_core.data.folder.folder_dataset import FolderDataset
 from controlnet_core.errors import DatasetError
 
 Spoiler = Callable[[Path], object]

@@ -14,10 +14,10 @@ import pytest
 import torch
 from PIL import Image
 
-from controlnet_core.control.hint_image import canny_hint, load_image
-from controlnet_core.data.folder import DatasetWarning, FolderDataset
-from controlnet_core.data.made_hints import HintMaker, blur_hint
+from controlnet_core.data.folder.folder_dataset import DatasetWarning, FolderDataset
+from controlnet_core.data.hints import HintMaker, blur_hint, canny_hint
 from controlnet_core.errors import DatasetError, HintError
+from controlnet_core.pictures.read import load_image
 
 NAMES = ["a b", "dots.v1.2", "z", "ünïcödé ☃"]
 Spoiler = Callable[[Path], None]
@@ -230,11 +230,13 @@ def test_the_fingerprint_names_the_content(tmp_path: Path) -> None:
     first = FolderDataset(folder, 64).fingerprint
     seen = {first, FolderDataset(folder, 32).fingerprint, FolderDataset(folder).fingerprint}
     folder = folder.rename(tmp_path / "moved")
-    assert FolderDataset(folder, 64).fingerprint == first
+    os.utime(folder / "hints" / "z.bmp", ns=(0, 1))
+    os.replace(folder / "images" / "z.png", folder / "images" / "z.webp")
+    assert FolderDataset(folder, 64).fingerprint == first, "a place, a time and a name are no content"
     changes: list[Spoiler] = [
-        lambda folder: os.utime(folder / "hints" / "z.bmp", ns=(0, 1)),
         written("captions/z.txt", b"another caption"),
-        lambda folder: os.replace(folder / "images" / "z.png", folder / "images" / "z.webp"),
+        lambda folder: pixels(99).save(folder / "images" / "z.webp", format="png"),
+        lambda folder: pixels(98).save(folder / "hints" / "z.bmp"),
         without("images/a b.png", "hints/a b.bmp"),
     ]
     for change in changes:

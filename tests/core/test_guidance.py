@@ -10,8 +10,8 @@ from torch import Tensor
 
 from controlnet_core.base import TextEmbeddings
 from controlnet_core.config import TINY, Prediction
+from controlnet_core.control.curves import Sides
 from controlnet_core.control.stack import Control, ControlStack
-from controlnet_core.control.strength import Sides
 from controlnet_core.model.controlnet import ControlNet
 from controlnet_core.model.residuals import Residuals
 from controlnet_core.model.unet import UNet

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch.nn import functional
 
-from controlnet_core.data.pairs import ShapesDataset
 from controlnet_core.model.controlnet import ControlNet
+from controlnet_core.toy.shapes_dataset import ShapesDataset
 from controlnet_core.training.hint_start import show_hints_as_latents
 from controlnet_core.weights.load_base import load_base
 from tests.support.bits import same_bits

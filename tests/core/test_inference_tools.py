@@ -13,12 +13,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from controlnet_core.data.pairs import ShapesDataset
-from controlnet_core.data.shapes import is_held_out
-from controlnet_core.evaluation.following import Evaluation
-from controlnet_core.evaluation.scores import PictureScores
+from controlnet_core.evaluation.validation import Evaluation
 from controlnet_core.model.controlnet import ControlNet
 from controlnet_core.sampling.generate import SamplingSettings
+from controlnet_core.toy.scenes import is_held_out
+from controlnet_core.toy.shapes_dataset import ShapesDataset
 from controlnet_core.training.settings import TrainSettings
 from tests.support.bases import small_base
 from tests.support.reduced import randomised
@@ -42,21 +41,22 @@ def random_net(seed: int) -> ControlNet:
     return randomised(ControlNet(small_base().unet.config), seed)
 
 
-def apart(one: Evaluation[PictureScores], other: Evaluation[PictureScores]) -> float:
+def apart(one: Evaluation, other: Evaluation) -> float:
     return (one.pictures - other.pictures).abs().max().item()
 
 
-def evaluation(scores: Sequence[float], pictures: Tensor) -> Evaluation[PictureScores]:
+def evaluation(scores: Sequence[float], pictures: Tensor) -> Evaluation:
     following, *accuracies = scores
-    return Evaluation((following,), PictureScores(*accuracies), pictures)
+    names = ("colour", "background", "shape", "clarity")
+    return Evaluation((following,), dict(zip(names, accuracies, strict=True)), pictures)
 
 
 def test_no_prompt_and_control_on_both_sides_cancel_guidance(curves: ModuleType) -> None:
     base, net = small_base(), random_net(seed=9)
 
-    def drawn(sides: str, guidance: float) -> Evaluation[PictureScores]:
+    def drawn(sides: str, guidance: float) -> Evaluation:
         way = curves.Way("flat", prompted=False, sides=sides)
-        found: Evaluation[PictureScores] = curves.draw(base, net, PAIRS, way, replace(SETTINGS, guidance=guidance))
+        found: Evaluation = curves.draw(base, net, PAIRS, way, replace(SETTINGS, guidance=guidance))
         return found
 
     unguided = drawn("both", 1.0)

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from controlnet_core.cli.train import EVERY_SETTING, FOLDER_DATA
 from controlnet_core.errors import SettingError
-from controlnet_core.training.job import FolderData, ShapesData, changed, checked_job, read_job
-from controlnet_core.training.settings import TrainSettings
+from controlnet_core.training.describe import data_table, settings_file, settings_page
+from controlnet_core.training.job import BaseSettings, FolderData, ShapesData, changed, checked_job, read_job
+from controlnet_core.training.settings import EvaluationSettings, TrainSettings
 
+ROOT = Path(__file__).resolve().parents[2]
 SHAPES = {"kind": "shapes"}
 
 
@@ -39,31 +41,31 @@ def test_what_is_wrong_is_named(values: dict[str, Any], message: str) -> None:
 
 def test_the_documented_file_holds_every_setting_with_its_default() -> None:
     plain = checked_job({"data": SHAPES}, "test")
-    assert checked_job(tomllib.loads(EVERY_SETTING), "help") == plain
-    commented = EVERY_SETTING.replace("\n# ", "\n")
-    named = {f"{table}.{key}" for table, values in tomllib.loads(commented).items() for key in _keys(values)}
-    assert named == {f"{name}.{key}" for name, value in plain.model_dump().items() for key in _keys(value)}
-    folder = checked_job(tomllib.loads(FOLDER_DATA), "help")
+    text = f"{settings_file()}\n{data_table(ShapesData)}"
+    assert checked_job(tomllib.loads(text), "help") == plain
+    named = set(re.findall(r"^(?:# )?(\w+) =", text, flags=re.MULTILINE))
+    tables = (TrainSettings, EvaluationSettings, BaseSettings, ShapesData)
+    assert named == {name for model in tables for name in model.model_fields} - {"evaluation"}
+    folder = checked_job(tomllib.loads(data_table(FolderData)), "help")
     assert folder.data == FolderData(path=Path("photos"))
+    assert max(map(len, f"{text}\n{data_table(FolderData)}".splitlines())) <= 80
 
 
-def _keys(value: object) -> list[str]:
-    """The names in a table; a plain value has one that is empty."""
-    return list(value) if isinstance(value, dict) else [""]
+def test_the_pages_that_describe_settings_are_made_of_their_fields() -> None:
+    page = (ROOT / "docs" / "settings.md").read_text(encoding="utf-8")
+    assert page.endswith(settings_page()), "run tools/make_settings_page.py"
 
 
-def test_the_settings_of_a_job_are_the_training_settings_alone() -> None:
+def test_a_job_holds_the_training_settings() -> None:
     job = checked_job({"data": SHAPES, "seed": 3, "evaluation": {"every": 7}}, "test")
-    alone = TrainSettings(seed=3, evaluation={"every": 7})
-    assert type(job.settings()) is TrainSettings and job.settings() == alone
-    assert job.settings().fingerprint() == alone.fingerprint()
+    assert job.settings == TrainSettings(seed=3, evaluation={"every": 7})
 
 
 def test_changes_take_the_place_of_the_file(tmp_path: Path) -> None:
     file = tmp_path / "run.toml"
     file.write_text('steps = 9\n[data]\nkind = "shapes"\ncount = 5\n')
     job = read_job(file, {"steps": 3, "data.seed": 2, "evaluation.hints": 4})
-    assert (job.steps, job.evaluation.hints, job.data) == (3, 4, ShapesData(count=5, seed=2))
+    assert (job.settings.steps, job.settings.evaluation.hints, job.data) == (3, 4, ShapesData(count=5, seed=2))
     with pytest.raises(SettingError, match=r"steps = 0 in .*run\.toml \(with steps changed\)"):
         read_job(file, {"steps": 0})
     with pytest.raises(SettingError, match=r"steps = 9; expected a table \[steps\]"):

@@ -14,7 +14,8 @@ from controlnet_core.model.autoencoder import Autoencoder
 from controlnet_core.model.controlnet import ControlNet
 from controlnet_core.model.text_encoder import TextEncoder
 from controlnet_core.model.unet import UNet
-from controlnet_core.weights import KeyMap, diffusers_keys, ldm_keys, text_keys
+from controlnet_core.weights import diffusers_keys, ldm_keys, text_keys
+from controlnet_core.weights.keymap import KeyMap
 from tests.support.reduced import REDUCED, randomised
 
 COUNTS = {

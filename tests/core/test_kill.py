@@ -110,10 +110,10 @@ def test_a_run_killed_five_times_ends_as_one_that_was_not(tmp_path: Path) -> Non
     for session in sessions:
         assert session.first_step in (None, session.before + 1), "it did not go on behind its checkpoint"
 
-    lines = RunFolder(train_small.run_folder(out)).metrics()
-    assert [line["step"] for line in lines] == list(range(1, train_small.STEPS + 1))
+    lines = RunFolder(train_small.run_folder(out)).metrics.read()
+    assert [line.step for line in lines] == list(range(1, train_small.STEPS + 1))
     kept = [session for session in sessions if session.after > session.before]
-    starts = {line["session"]: line["step"] for line in reversed(lines)}
+    starts = {line.session: line.step for line in reversed(lines)}
     assert starts == {number: session.before + 1 for number, session in enumerate(kept, start=1)}
 
     assert not partials(checkpoints), "half-written checkpoints are left"

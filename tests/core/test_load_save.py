@@ -18,23 +18,19 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from controlnet_core.config import FAMILIES, TINY, Family
-from controlnet_core.errors import CheckpointError
+from controlnet_core.errors import CheckpointError, WriteError
 from controlnet_core.model.autoencoder import Autoencoder
 from controlnet_core.model.controlnet import ControlNet
 from controlnet_core.model.hint import HintEncoderKind
 from controlnet_core.model.layers import Operations
 from controlnet_core.model.text_encoder import TextEncoder
 from controlnet_core.model.unet import UNet
-from controlnet_core.weights import (
-    BaseParts,
-    diffusers_keys,
-    files,
-    inspect_checkpoint,
-    load_base_parts,
-    load_controlnet,
-    save_base,
-    save_controlnet,
-)
+from controlnet_core.weights import diffusers_keys
+from controlnet_core.weights import source as files
+from controlnet_core.weights.base_parts import BaseParts, load_base_parts
+from controlnet_core.weights.inspection import inspect_checkpoint
+from controlnet_core.weights.load import load_controlnet
+from controlnet_core.weights.save import save_base, save_controlnet
 from controlnet_core.weights.sizes import Layout
 from controlnet_core.weights.text_keys import transformers_keymap
 from tests.support.reduced import REDUCED, randomised
@@ -281,7 +277,7 @@ def test_a_failed_write_leaves_what_was_there(tmp_path: Path, monkeypatch: pytes
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(files, "save_file", full_disk)
-    with pytest.raises(CheckpointError, match="No space left on device"):
+    with pytest.raises(WriteError, match="No space left on device"):
         save_controlnet(net, path)
     assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
 
@@ -291,14 +287,14 @@ def test_a_file_that_another_program_holds_open(tmp_path: Path, monkeypatch: pyt
         raise PermissionError(errno.EACCES, "The process cannot access the file", str(target))
 
     monkeypatch.setattr(os, "replace", held)
-    with pytest.raises(CheckpointError, match=r"cannot be written .*close the program"):
+    with pytest.raises(WriteError, match=r"cannot be written .*close the program"):
         save_controlnet(net_of(), tmp_path / "net.safetensors")
     assert not list(tmp_path.iterdir())
 
 
 def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(CheckpointError, match="cannot be written"):
+    with pytest.raises(WriteError, match="cannot be written"):
         save_controlnet(net_of(), tmp_path / "file" / "net.safetensors")
 
 

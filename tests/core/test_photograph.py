@@ -12,12 +12,12 @@ import pytest
 import torch
 from torch.nn import functional
 
-from controlnet_core.data import drawing
-from controlnet_core.data.photograph import SIDE, coin_hint, coin_photograph, edge_hint
-from controlnet_core.data.shapes import LARGEST_RADIUS, SHAPES, SMALLEST_RADIUS, draw_scenes
 from controlnet_core.keyed import keyed_generator
 from controlnet_core.model.controlnet import ControlNet
 from controlnet_core.sampling.generate import SamplingSettings
+from controlnet_core.toy import drawing
+from controlnet_core.toy.photograph import SIDE, coin_hint, coin_photograph, edge_hint
+from controlnet_core.toy.scenes import LARGEST_RADIUS, SHAPES, SMALLEST_RADIUS, draw_scenes
 from tests.support.bases import small_base
 from tests.support.scripts import benchmark
 

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from controlnet_core.data.pairs import ShapesDataset
-from controlnet_core.evaluation.following import Evaluation
-from controlnet_core.evaluation.scores import PictureScores
+from controlnet_core.data.dataset import Progress
+from controlnet_core.evaluation.validation import Evaluation
 from controlnet_core.model.controlnet import ControlNet
-from controlnet_core.training.ema import MovingAverage
-from controlnet_core.training.loop import StepReport, run_path, train
+from controlnet_core.moving_average import MovingAverage
+from controlnet_core.toy.shapes_dataset import ShapesDataset
+from controlnet_core.training.metrics import MetricsLine
+from controlnet_core.training.run import train
 from controlnet_core.training.run_folder import RunFolder
+from controlnet_core.training.runs import run_path
 from controlnet_core.training.settings import EvaluationSettings, TrainSettings
+from controlnet_core.training.step import StepReport
 from tests.support.bases import small_base
 from tests.support.bits import differing
 from tests.support.reduced import randomised
@@ -32,9 +34,9 @@ class Disturbance:
 
     ceiling = without_control = 0.5
 
-    def evaluate(self, net: ControlNet) -> Evaluation[PictureScores]:
+    def evaluate(self, net: ControlNet, progress: Progress | None = None) -> Evaluation:
         assert not torch.is_grad_enabled()
-        return Evaluation((torch.rand(()).item(),), PictureScores(1.0, 1.0, 1.0, 1.0), torch.rand(2, 3, 32, 32))
+        return Evaluation((torch.rand(()).item(),), {"colour": 1.0}, torch.rand(2, 3, 32, 32))
 
 
 def settings(out: Path) -> TrainSettings:
@@ -58,8 +60,8 @@ def finished(training: Training) -> tuple[list[StepReport], ControlNet]:
             return reports, end.value
 
 
-def metrics(out: Path) -> list[dict[str, Any]]:
-    return RunFolder(run_path(settings(out), small_base(), PAIRS)).metrics()
+def metrics(out: Path) -> list[MetricsLine]:
+    return RunFolder(run_path(settings(out), small_base(), PAIRS)).metrics.read()
 
 
 def test_a_run_that_is_stopped_goes_on_bit_for_bit(tmp_path: Path) -> None:
@@ -80,12 +82,12 @@ def test_a_run_that_is_stopped_goes_on_bit_for_bit(tmp_path: Path) -> None:
     assert [(r.step, r.loss, r.gradient_norm) for r in [*reports, *rest] if r.step] == [
         (r.step, r.loss, r.gradient_norm) for r in whole
     ]
-    assert [(line["step"], line["session"]) for line in metrics(out)] == [
+    assert [(line.step, line.session) for line in metrics(out)] == [
         *((step, 1) for step in range(4)),
         *((step, 2) for step in range(4, 7)),
     ]
-    assert [line["step"] for line in metrics(out) if "following" in line] == [0, 2, 4, 6]
-    assert [line["step"] for line in metrics(tmp_path / "whole")] == [1, 2, 3, 4, 5, 6]
+    assert [line.step for line in metrics(out) if line.evaluation is not None] == [0, 2, 4, 6]
+    assert [line.step for line in metrics(tmp_path / "whole")] == [1, 2, 3, 4, 5, 6]
 
 
 class Stopping(Disturbance):
@@ -95,12 +97,12 @@ class Stopping(Disturbance):
         self.times = times
         self.evaluations = 0
 
-    def evaluate(self, net: ControlNet) -> Evaluation[PictureScores]:
+    def evaluate(self, net: ControlNet, progress: Progress | None = None) -> Evaluation:
         self.evaluations += 1
         if self.evaluations > 2 and self.times:
             self.times -= 1
             raise InterruptedError
-        return super().evaluate(net)
+        return super().evaluate(net, progress)
 
 
 def test_an_evaluation_that_is_stopped_costs_no_step_and_is_made_up_for(tmp_path: Path) -> None:
@@ -112,8 +114,8 @@ def test_an_evaluation_that_is_stopped_costs_no_step_and_is_made_up_for(tmp_path
     _, resumed = finished(train(settings(out), small_base(), PAIRS, validation))
     assert differing(resumed.state_dict(), net.state_dict()) == []
     lines = metrics(out)
-    assert [(line["step"], line["loss"]) for line in lines if "loss" in line] == [(r.step, r.loss) for r in whole]
-    assert [line["step"] for line in lines if "following" in line] == [0, 2, 4, 6]
+    assert [(line.step, line.loss) for line in lines if line.loss is not None] == [(r.step, r.loss) for r in whole]
+    assert [line.step for line in lines if line.evaluation is not None] == [0, 2, 4, 6]
 
 
 def test_a_finished_run_is_read_back(tmp_path: Path) -> None:
@@ -124,7 +126,7 @@ def test_a_finished_run_is_read_back(tmp_path: Path) -> None:
     assert reports == []
     assert differing(again.state_dict(), net.state_dict()) == []
     assert differing(load_file(path / "controlnet.safetensors"), written) == []
-    assert [line["step"] for line in metrics(tmp_path)] == [1, 2, 3, 4, 5, 6]
+    assert [line.step for line in metrics(tmp_path)] == [1, 2, 3, 4, 5, 6]
 
 
 def weights(module: nn.Module) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""Settings are checked by name and value, and only what has a say in the result names a run."""
+"""Settings are checked by name and value."""
 
 from __future__ import annotations
 
@@ -34,13 +34,6 @@ def test_the_learning_rate_rises_and_falls() -> None:
     rates = [settings.learning_rate_at(step) for step in range(10)]
     assert rates == pytest.approx([0.125, 0.25, 0.375, 0.5, 0.5, 0.5, 0.4, 0.3, 0.2, 0.1])
     assert {TrainSettings(learning_rate=0.5).learning_rate_at(step) for step in (0, 5000, 9999)} == {0.5}
-
-
-def test_the_fingerprint_follows_all_settings_but_place_and_device() -> None:
-    plain = TrainSettings().fingerprint()
-    assert TrainSettings(out=Path("elsewhere"), device="cpu").fingerprint() == plain
-    for change in ({"seed": 1}, {"steps": 3}, {"evaluation": {"every": 7}}, {"prompt_drop": 0.4}):
-        assert checked(change, "test").fingerprint() != plain
 
 
 def test_a_toml_file_is_read_or_its_fault_named(tmp_path: Path) -> None:

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from controlnet_core.config import TINY
-from controlnet_core.control.hint_image import ControlWarning
+from controlnet_core.control.curves import Sides
+from controlnet_core.control.notes import ControlWarning
 from controlnet_core.control.stack import Control, ControlRun, ControlStack, check_family
 from controlnet_core.control.step import Side, StepInput
-from controlnet_core.control.strength import Sides
 from controlnet_core.errors import FamilyMismatchError, HintError, SettingError
 from controlnet_core.model.controlnet import ControlNet
 from controlnet_core.model.residuals import Residuals

@@ -13,8 +13,9 @@ import pytest
 import torch
 
 from controlnet_core.base import Base
-from controlnet_core.data.pairs import PairDataset, ShapesDataset
+from controlnet_core.data.dataset import PairDataset
 from controlnet_core.model.controlnet import ControlNet
+from controlnet_core.toy.shapes_dataset import ShapesDataset
 from tests.support.bases import small_base
 from tests.support.reduced import noise
 from tests.support.scripts import benchmark

@@ -9,11 +9,11 @@ import pytest
 from transformers import CLIPTokenizer
 
 from controlnet_core.config import CLIP_TINY
-from controlnet_core.data.shapes import captions, draw_scenes
 from controlnet_core.errors import TokenizerError
 from controlnet_core.keyed import keyed_generator
-from controlnet_core.tiny.vocabulary import write_vocabulary
 from controlnet_core.tokenizer import PromptTokenizer, PromptTruncatedWarning, find_tokenizer
+from controlnet_core.toy.scenes import captions, draw_scenes
+from controlnet_core.toy.vocabulary import write_vocabulary
 
 LENGTH = CLIP_TINY.context_length
 PROMPTS = [

@@ -22,8 +22,8 @@ from controlnet_core.model.hint import HintEncoderKind
 from controlnet_core.model.layers import LayerFactory
 from controlnet_core.model.residuals import Residuals
 from controlnet_core.model.unet import Features, UNet
+from controlnet_core.objective import Batch, control_loss
 from controlnet_core.schedule import NoiseSchedule
-from controlnet_core.training.loss import Batch, control_loss
 from tests.support.bases import SMALL
 from tests.support.bits import same_bits
 from tests.support.reduced import noise, randomised

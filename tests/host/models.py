@@ -15,8 +15,8 @@ from controlnet_core.model.controlnet import ControlNet
 from controlnet_core.model.text_encoder import TextEncoder
 from controlnet_core.model.unet import UNet
 from controlnet_core.weights import ldm_keys
-from controlnet_core.weights.files import write_tensor_file
 from controlnet_core.weights.save import save_controlnet, text_keymaps
+from controlnet_core.weights.source import write_tensor_file
 from tests.support.reduced import randomised
 
 FAMILIES: dict[str, UNetConfig] = {

@@ -13,9 +13,9 @@ from torch import Tensor
 from controlnet_core.config import FAMILIES as REAL
 from controlnet_core.config import Family
 from controlnet_core.weights import ldm_keys
-from controlnet_core.weights.files import write_tensor_file
 from controlnet_core.weights.keymap import Shape
 from controlnet_core.weights.save import save_controlnet, text_keymaps
+from controlnet_core.weights.source import write_tensor_file
 from tests.host.models import FAMILIES, random_net, random_unet
 
 CHECKPOINTS = {

@@ -8,9 +8,9 @@ from torch import Tensor
 
 from controlnet_core.base import Base
 from controlnet_core.control.stack import Control
-from controlnet_core.data.pairs import ShapesDataset
-from controlnet_core.evaluation.scores import following_scores
 from controlnet_core.sampling.generate import SamplingSettings, generate
+from controlnet_core.toy.scores import following_scores
+from controlnet_core.toy.shapes_dataset import ShapesDataset
 from controlnet_core.weights.load import load_controlnet
 from controlnet_core.weights.load_base import TINY_FOLDER, load_base
 from tests.host.core_drawing import GUIDANCE, SEED, STEPS_OF_DRAWING, STRENGTH, draw_with_core

@@ -18,10 +18,11 @@ import folder_paths
 import pytest
 import torch
 
-from controlnet_core.data.pairs import ShapesDataset
+from controlnet_core.toy.shapes_dataset import ShapesDataset
 from controlnet_core.training.job import checked_job
-from controlnet_core.training.loop import run_path, train
-from controlnet_core.training.opening import open_data
+from controlnet_core.training.open_data import open_data
+from controlnet_core.training.run import train
+from controlnet_core.training.runs import run_path
 from controlnet_core.weights.load_base import load_base
 from tests.host.host import Graph, GraphError, Host
 from tests.host.training import SETTINGS, Training, metadata, weights, write_pairs
@@ -82,9 +83,9 @@ def test_the_graph_trains_the_commands_net(host: Host, tmp_path: Path) -> None:
     given = host.run(Training().graph)
     job = checked_job({**tomllib.loads(given["settings"]), "out": str(tmp_path / "terminal")}, "the graph's output")
     base = load_base("tiny", dtype=torch.float32)
-    dataset, validation = open_data(job.data, job.evaluation, base)
+    dataset, validation = open_data(job.data, job.settings, base)
     assert isinstance(dataset, ShapesDataset)
-    settings = job.settings()
+    settings = job.settings
     for _ in train(settings, base, dataset, validation):
         pass
     path = run_path(settings, base, dataset)
@@ -107,10 +108,10 @@ def test_a_terminal_goes_on_where_the_graph_stopped(
     (file,) = (Path(folder_paths.get_output_directory()) / "controlnet_runs").glob("*/settings.toml")
     job = checked_job(tomllib.loads(file.read_text()), str(file))
     base = load_base("tiny", dtype=torch.float32)
-    dataset, validation = open_data(job.data, job.evaluation, base)
-    reports = list(train(job.settings(), base, dataset, validation))
+    dataset, validation = open_data(job.data, job.settings, base)
+    reports = list(train(job.settings, base, dataset, validation))
     assert 0 < len(reports) < SETTINGS["steps"]
-    finished = weights(run_path(job.settings(), base, dataset) / "controlnet.safetensors")
+    finished = weights(run_path(job.settings, base, dataset) / "controlnet.safetensors")
     assert all(torch.equal(finished[key], whole[key]) for key in whole)
 
 
@@ -128,13 +129,13 @@ def test_an_interrupted_training_goes_on(
     else:
         interrupted(lambda: any(line["step"] == moment for line in steps_done()))
     assert "path" not in host.run(Training().graph)
-    assert any("Run goes on" in text for _, text in host.server.texts)
+    assert any("Run resumes" in text for _, text in host.server.texts)
     finished = weights(host.run(Training().graph)["path"])
     lines = [line for line in steps_done() if "loss" in line]
     assert [line["step"] for line in lines] == list(range(1, SETTINGS["steps"] + 1)), "no step is done twice"
     assert len({line["session"] for line in lines}) == (1 if moment == "encoding" else 2)
     assert all(torch.equal(finished[key], whole[key]) for key in whole)
-    assert [line["step"] for line in steps_done() if "following" in line] == [0, 3, 6], "each evaluation is made"
+    assert [line["step"] for line in steps_done() if "evaluation" in line] == [0, 3, 6], "each evaluation is made"
 
 
 @pytest.mark.usefixtures("fresh")
@@ -152,9 +153,9 @@ def test_own_pairs_have_a_score_and_samples(host: Host, source: str) -> None:
         training.graph[dataset]["inputs"]["source.size"] = 0
     given = host.run(training.graph)
     shutil.rmtree(folder)
-    lines = [line for line in steps_done() if "following" in line]
+    lines = [line["evaluation"] for line in steps_done() if "evaluation" in line]
     assert [line["step"] for line in lines] == [0, 3, 6]
-    assert lines[0]["following"] == 0.5 and lines[0]["loss_saved"] == 0, "an untrained net has no say"
+    assert lines[0]["following"] == 0.5 and lines[0]["measures"]["loss_saved"] == 0, "an untrained net has no say"
     assert metadata(given["path"])["training.following"] == f"{lines[-1]['following']:.4f}"
     assert any("following" in text and "loss" in text for _, text in host.server.texts)
     settings = json.loads(metadata(given["path"])["training.settings"])

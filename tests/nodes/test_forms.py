@@ -53,7 +53,7 @@ def test_the_editor_leaves_the_seed_of_a_training_as_it_is(extension: Extension)
 
 
 def test_an_old_host_gets_one_sentence(extension: Extension, monkeypatch: pytest.MonkeyPatch) -> None:
-    version = extension.module("nodes.bridge.version")
+    version = extension.module("nodes.bridge.host.version")
     import comfyui_version
 
     for old in ("0.3.64", "0.32.9"):

@@ -245,7 +245,7 @@ def test_a_loader_sees_when_a_file_changes(extension: Extension, net: HostObject
 def test_a_small_net_that_the_core_does_not_read_is_left_to_the_host(
     extension: Extension, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    loading = extension.module("nodes.bridge.loading")
+    loading = extension.module("nodes.bridge.loading.net_file")
     path = extension.folder / "protocol_small.safetensors"
     save_controlnet(ControlNet(replace(TINY, vector_dim=32)), path)
     small = {key: tensor for key, tensor in load_file(path).items() if not key.startswith("middle_block.1.")}

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import torch
 
-from controlnet_core.data.pairs import ShapesDataset
-from controlnet_core.training.loop import run_path, train
+from controlnet_core.toy.shapes_dataset import ShapesDataset
+from controlnet_core.training.run import train
+from controlnet_core.training.runs import run_path
 from controlnet_core.training.settings import TrainSettings
 from tests.support.bases import small_base
 

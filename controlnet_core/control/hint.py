@@ -1,0 +1,97 @@
+"""Hint images: pixels in any common layout to a checked tensor (B, channels, H, W) in [0, 1]."""
+
+from __future__ import annotations
+
+import warnings
+
+from torch import Tensor
+from torch.nn import functional
+
+from ..errors import HintError
+from ..pictures.read import SMALLEST_SIDE, HintImage, in_range, read_pixels
+from .notes import ControlWarning, crop_note, cropped_size
+
+
+def prepare_hint(image: HintImage, height: int, width: int, channels: int = 3) -> Tensor:
+    """Read and fit a hint: see `read_hint` and `fit_hint`. Warns with `ControlWarning` if it is cropped."""
+    hint = read_hint(image, channels)
+    note = crop_note(hint, height, width)
+    if note is not None:
+        warnings.warn(note, ControlWarning, stacklevel=2)
+    return fit_hint(hint, height, width)
+
+
+def read_hint(image: HintImage, channels: int = 3) -> Tensor:
+    """Read a hint image of any size.
+
+    Arguments:
+        image: A torch tensor ([B,] C, H, W), a numpy array ([B,] H, W, C), either without the channel if it is grey;
+            uint8 in 0 to 255 or float in 0 to 1. Or a PIL image.
+        channels: What the net reads; a grey image is repeated to fill them.
+
+    Returns:
+        Shape (B, channels, H, W), float32 in [0, 1]; the same tensor if it already was that.
+
+    Raises:
+        HintError: If the image is too small, of another layout, not finite or out of range.
+    """
+    pixels = read_pixels(image)
+    if pixels.shape[1] == 1 and channels > 1:
+        pixels = pixels.expand(-1, channels, -1, -1)
+    if pixels.shape[1] != channels or pixels.shape[0] < 1:
+        raise HintError(
+            found=f"an image of shape {tuple(pixels.shape)}",
+            expected=f"(B, {channels}, H, W) with {channels} channels, or 1",
+            do=_advice(pixels, channels),
+        )
+    if min(pixels.shape[-2:]) < SMALLEST_SIDE:
+        raise HintError(
+            found=f"an image of {pixels.shape[-1]} x {pixels.shape[-2]} pixels",
+            expected=f"at least {SMALLEST_SIDE} x {SMALLEST_SIDE}",
+            do="give the hint in about the size of the picture to draw",
+        )
+    return in_range(pixels)
+
+
+def read_mask(mask: HintImage) -> Tensor:
+    """Read where a net should act: shape (H, W), a torch tensor also (B, H, W) or (B, 1, H, W); 0 to 1.
+
+    Returns:
+        Shape (B, 1, H, W), float32 in [0, 1].
+
+    Raises:
+        HintError: If it has colours, is of another layout, not finite or out of range.
+    """
+    pixels = read_pixels(mask.unsqueeze(1) if isinstance(mask, Tensor) and mask.ndim == 3 else mask)
+    if pixels.shape[1] != 1:
+        raise HintError(
+            found=f"a mask of shape {tuple(pixels.shape)}", expected="(B, 1, H, W)", do="convert the mask to grey"
+        )
+    return in_range(pixels)
+
+
+def fit_hint(hint: Tensor, height: int, width: int) -> Tensor:
+    """Crop a hint (B, C, H, W) around its centre to the wanted aspect, then resize (bilinear, with antialiasing)."""
+    if hint.shape[-2:] == (height, width):
+        return hint
+    cropped = _cropped(hint, height, width)
+    return functional.interpolate(cropped, size=(height, width), mode="bilinear", antialias=True).clamp(0, 1)
+
+
+def fit_mask(mask: Tensor, height: int, width: int) -> Tensor:
+    """Crop a mask (B, 1, H, W) as `fit_hint` does, then resize by averaging, so that its edges stay where they are."""
+    return functional.interpolate(_cropped(mask, height, width), size=(height, width), mode="area")
+
+
+def _cropped(hint: Tensor, height: int, width: int) -> Tensor:
+    """The central part of a hint that has the aspect of height x width."""
+    rows, columns = cropped_size(hint, height, width)
+    top, left = (hint.shape[-2] - rows) // 2, (hint.shape[-1] - columns) // 2
+    return hint[..., top : top + rows, left : left + columns]
+
+
+def _advice(pixels: Tensor, channels: int) -> str:
+    """What to do about a wrong number of channels."""
+    if pixels.shape[-1] == channels:
+        return "a torch tensor has its channels first: use image.movedim(-1, -3)"
+    return "convert the image to the channels the net reads"

@@ -1,0 +1,47 @@
+"""What an applied net will do otherwise than one may expect, in words; the picture is still drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from .step import Window
+
+
+class ControlWarning(UserWarning):
+    """Control that was asked for and does not act as one may expect; the picture is still drawn."""
+
+
+def crop_note(image: Tensor, height: int, width: int, name: str = "hint") -> str | None:
+    """In words, what `fit_hint` will cut off; None if the image has the picture's aspect to within a pixel."""
+    rows, columns = cropped_size(image, height, width)
+    lost = max(image.shape[-2] - rows, image.shape[-1] - columns)
+    if lost <= 1:
+        return None
+    return (
+        f"the {name} has {image.shape[-1]} x {image.shape[-2]} pixels, another aspect than the picture's "
+        f"{width} x {height}: {lost} {'rows' if rows < image.shape[-2] else 'columns'} at its borders are cut off"
+    )
+
+
+def cropped_size(hint: Tensor, height: int, width: int) -> tuple[int, int]:
+    """Rows and columns of the largest part of a hint that has the aspect of height x width."""
+    rows, columns = hint.shape[-2:]
+    return min(rows, max(1, round(columns * height / width))), min(columns, max(1, round(rows * width / height)))
+
+
+def window_note(window: Window, sigmas: Sequence[float], start: float, end: float) -> str | None:
+    """In words, that no step falls into a window; None if one does."""
+    if any(map(window.holds, sigmas)):
+        return None
+    return f"no step falls between start {start:g} and end {end:g}, so it does not act"
+
+
+def hint_count_note(hints: int, pictures: int) -> str | None:
+    """In words, that hints are dropped or repeated; None if each picture has its own, or all have the same."""
+    if hints > pictures:
+        return f"{hints} hints for {pictures} pictures: the last {hints - pictures} are not used"
+    if 1 < hints < pictures:
+        return f"{hints} hints for {pictures} pictures: they are repeated in turn"
+    return None

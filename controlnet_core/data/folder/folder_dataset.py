@@ -1,0 +1,212 @@
+"""Pairs of pictures and hints from a folder on disk, in one of three layouts.
+
+By name: `images/NAME.png` and `hints/NAME.png`, with the caption in `captions/NAME.txt` or `images/NAME.txt`. Any kind
+of image file will do, and the two need not be of one kind.
+
+By list, as in fill50k: `prompt.json` holds one JSON object a line, whose "source" is the file of the hint, "target"
+that of the picture and "prompt" the caption. Where there is such a list, only what it names is looked at.
+
+By list, as Hugging Face does: `metadata.jsonl` likewise, with the picture in "file_name" or "image", the hint in
+"conditioning_image", "conditioning_image_file_name" or "hint", and the caption in "text", "caption" or "prompt".
+
+Where hints are made of the pictures, none are looked for, and the pictures may lie in the folder itself.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import get_args
+
+import torch
+from torch import Tensor
+
+from ...control.hint import fit_hint
+from ...control.notes import crop_note
+from ...errors import DatasetError, HintError
+from ...keyed import digest
+from ...pictures.read import load_image
+from ..dataset import Pair
+from ..hints import HintKind, HintMaker
+from .faults import EVEN_STEP, OTHER_ASPECT, UNEQUAL, UNEVEN, first_error
+from .file_hashes import hash_files
+from .find import PairFiles, find_pairs
+
+SIDE_STEP = 8
+"""Pixels of one latent position."""
+
+
+class DatasetWarning(UserWarning):
+    """Training data that can be used but may not be what was meant."""
+
+
+class FolderDataset:
+    """The pairs of a folder, sorted by name or in the order of the list; pictures are read as they are asked for.
+
+    Pictures and hints are turned as their camera says; transparency is laid over black; grey becomes RGB.
+    A picture without a caption gets the empty one, and a warning counts them.
+
+    Arguments:
+        path: The folder.
+        size: Pictures are resized until their short side has so many pixels, a multiple of 8, and the middle square is
+            cut out; hints likewise. None takes pictures as they are: all must have one size, a multiple of 64 each way.
+        hint: "files" reads the hints from the folder; "canny", "blur" and "grey" make them of the resized pictures.
+        canny: The lower and the upper threshold of "canny", as `canny_hint` takes them.
+        blur: The standard deviation of "blur", in pixels of the resized picture.
+        index: A file that keeps the hashes of pictures, so that they are read again only where they changed; None
+            reads all of them whenever the fingerprint is asked for.
+
+    Attributes:
+        files: Where each pair is found.
+
+    Raises:
+        DatasetError: If the folder is missing or has no layout, a picture or hint lacks its partner, two files claim
+            one name, a listed file is missing or outside the folder, there is no pair at all, a text is not UTF-8, or
+            the size or the kind of hint is impossible. A picture that cannot be read, and a hint of another aspect than
+            its picture, is an error when it is asked for.
+        HintError: If hints cannot be made: a parameter is impossible, or "canny" lacks kornia.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        size: int | None = None,
+        hint: HintKind = "files",
+        canny: tuple[float, float] = (0.1, 0.2),
+        blur: float = 8.0,
+        index: Path | None = None,
+    ) -> None:
+        check_choices(size, hint)
+        self._maker = None if hint == "files" else HintMaker(hint, canny, blur)
+        if self._maker is not None:
+            self._maker(torch.zeros(1, 3, SIDE_STEP, SIDE_STEP))  # better now than in the middle of training
+        found = find_pairs(Path(path), with_hints=hint == "files")
+        if error := first_error(Path(path), found.faults):
+            raise error
+        self.files = found.pairs
+        self._size = size
+        self._index = index
+        self._resized = size is not None
+        self._sides = (size, size) if size is not None else _common_sides(self.files[0].image)
+        bare = [files.image for files in self.files if files.caption is None]
+        if bare:
+            message = f"{len(bare)} of {len(self.files)} pictures have no caption, such as {bare[0]}: it is left empty"
+            warnings.warn(message, DatasetWarning, stacklevel=2)
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Name the content: the bytes of pictures and hints, the captions, the size, and how hints are made.
+
+        Names and times of files, and the place of the folder, have no part in it.
+
+        Raises:
+            DatasetError: If a file cannot be read.
+            WriteError: If the index cannot be written.
+        """
+        made = () if self._maker is None else self._maker.name
+        paths = [path for files in self.files for path in files.paths]
+        hashes = dict(zip(paths, hash_files(paths, self._index), strict=True))
+        pairs = [([hashes[path] for path in files.paths], files.caption) for files in self.files]
+        return digest("folder", self._size, *made, pairs)
+
+    def __getitem__(self, index: int) -> Pair:
+        """Read pair `index`, which runs from 0.
+
+        Raises:
+            IndexError: If the index is negative or beyond the last pair.
+            DatasetError: If the picture or the hint cannot be read, or they do not fit each other.
+        """
+        files = self._files(index)
+        image = load_picture(files.image)
+        if not self._resized and tuple(image.shape[-2:]) != self._sides:
+            raise DatasetError(
+                found=f"{files.image} of {in_pixels(image.shape[-2:])}",
+                expected=f"{in_pixels(self._sides)}, as {self.files[0].image} has",
+                do=UNEQUAL.do,
+            )
+        fitted = self._fitted(image)
+        return Pair(fitted[0], self._hint(files, fitted, image.shape[-2:])[0], files.caption or "")
+
+    def hints(self, indices: Sequence[int]) -> Tensor:
+        """Read or make the hints of many pairs, (N, 3, H, W) in [0, 1].
+
+        Raises:
+            IndexError: If an index is negative or beyond the last pair.
+            DatasetError: If a file cannot be read.
+        """
+        return torch.cat([self._hint_alone(self._files(index)) for index in indices])
+
+    def _files(self, index: int) -> PairFiles:
+        if not 0 <= index < len(self.files):
+            raise IndexError(f"pair {index} of {len(self.files)}")
+        return self.files[index]
+
+    def _hint(self, files: PairFiles, fitted: Tensor, sides: Sequence[int]) -> Tensor:
+        """The hint of a picture of so many rows and columns, made of the fitted picture or read, (1, 3, H, W)."""
+        if self._maker is not None:
+            return self._maker(fitted)
+        hint = load_picture(files.hint)
+        if crop_note(hint, sides[0], sides[1]) is not None:
+            raise DatasetError(
+                found=f"{files.hint} of {in_pixels(hint.shape[-2:])} for a picture of {in_pixels(sides)}",
+                expected=OTHER_ASPECT.expected,
+                do=OTHER_ASPECT.do,
+            )
+        return self._fitted(hint)
+
+    def _hint_alone(self, files: PairFiles) -> Tensor:
+        """The hint of a pair, (1, 3, H, W); its picture is read only if the hint is made of it."""
+        fitted = self._fitted(load_picture(files.hint))
+        return fitted if self._maker is None else self._maker(fitted)
+
+    def _fitted(self, pixels: Tensor) -> Tensor:
+        """Crop and resize (1, 3, H, W) to the sides of all pictures."""
+        return fit_hint(pixels, *self._sides)
+
+
+def check_choices(size: int | None, hint: str) -> None:
+    """Check what a dataset is asked for.
+
+    Raises:
+        DatasetError: If the size is no multiple of 8 pixels, or the kind of hint is unknown.
+    """
+    if size is not None and (size < SIDE_STEP or size % SIDE_STEP):
+        raise DatasetError(f"size {size}", f"a multiple of {SIDE_STEP} pixels", "use for example 512")
+    if hint not in get_args(HintKind):
+        raise DatasetError(f"hint {hint!r}", f"one of {', '.join(get_args(HintKind))}", "choose one of these kinds")
+
+
+def load_picture(path: Path) -> Tensor:
+    """Read a picture as `load_image` does, (1, 3, H, W) in [0, 1].
+
+    Raises:
+        DatasetError: If it cannot be read; the message names it.
+    """
+    try:
+        return load_image(path)
+    except HintError as error:
+        found = error.found if str(path) in error.found else f"{path}: {error.found}"
+        raise DatasetError(found, error.expected, "replace the file, or take the pair away") from error
+
+
+def in_pixels(sides: Sequence[int]) -> str:
+    """Height and width in words, the width first."""
+    height, width = sides
+    return f"{width} x {height} pixels"
+
+
+def _common_sides(path: Path) -> tuple[int, int]:
+    """Height and width of a picture that gives all others their size."""
+    height, width = load_picture(path).shape[-2:]
+    if height % EVEN_STEP or width % EVEN_STEP:
+        raise DatasetError(
+            found=f"{path} of {in_pixels((height, width))}",
+            expected=UNEVEN.expected,
+            do=UNEVEN.do,
+        )
+    return height, width

@@ -1,0 +1,49 @@
+"""The control experiment: the same pictures, with hints that belong to others."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ..errors import DatasetError
+from ..keyed import digest, keyed_generator
+from .dataset import Pair, PairDataset
+
+
+class ShuffledHints:
+    """The same pictures and captions with the hint of another pair: the control in which nothing can be learned.
+
+    Arguments:
+        dataset: The true pairs, at least 2.
+        seed: Names one permutation of the hints; none leaves a hint in its place.
+
+    Raises:
+        DatasetError: If there are fewer than 2 pairs.
+    """
+
+    def __init__(self, dataset: PairDataset, seed: int) -> None:
+        if len(dataset) < 2:
+            raise DatasetError(f"{len(dataset)} pair", "at least 2 pairs to exchange hints", "use a larger dataset")
+        self.dataset = dataset
+        self.fingerprint = digest("shuffled hints", dataset.fingerprint, str(seed))
+        # One cycle through all pairs in random order: each takes the hint of the next, so none keeps its own.
+        cycle = torch.randperm(len(dataset), generator=keyed_generator("shuffled hints", seed))
+        self._source = torch.empty_like(cycle).scatter_(0, cycle, cycle.roll(-1))
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> Pair:
+        """Return pair `index` with its wrong hint."""
+        pair = self.dataset[index]
+        return Pair(pair.image, self.dataset[self.hint_index(index)].hint, pair.caption)
+
+    def hints(self, indices: Sequence[int]) -> Tensor:
+        """Return the wrong hints of many pairs, (N, C, H, W) in [0, 1]."""
+        return self.dataset.hints([self.hint_index(index) for index in indices])
+
+    def hint_index(self, index: int) -> int:
+        """Tell whose hint pair `index` has."""
+        return int(self._source[index])

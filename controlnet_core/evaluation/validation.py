@@ -1,0 +1,102 @@
+"""Does a net follow its hints? What a validation answers, and how it draws held-out hints."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from statistics import fmean
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from ..base import Base
+from ..control.curves import Sides
+from ..control.stack import Control
+from ..data.dataset import Progress
+from ..model.controlnet import ControlNet
+from ..sampling.generate import SamplingSettings, generate
+
+PIXELS_AT_ONCE = 32 * 64 * 64
+"""Pixels that are drawn in one batch, if it has more than one picture."""
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """What one evaluation found.
+
+    Attributes:
+        scores: The following score of each hint, 0 to 1.
+        measures: What else was measured, by name.
+        pictures: The pictures, shape (N, 3, H, W) in [0, 1].
+    """
+
+    scores: tuple[float, ...]
+    measures: Mapping[str, float]
+    pictures: Tensor
+
+    @property
+    def following(self) -> float:
+        """The mean following score."""
+        return fmean(self.scores)
+
+
+class Validation(Protocol):
+    """What a training run asks as it goes."""
+
+    @property
+    def ceiling(self) -> float:
+        """The score that cannot be surpassed."""
+        ...
+
+    @property
+    def without_control(self) -> float:
+        """The score of the base alone."""
+        ...
+
+    def evaluate(self, net: ControlNet, progress: Progress | None = None) -> Evaluation:
+        """Draw the fixed held-out hints with a net and score it; `progress` is told how many are drawn."""
+        ...
+
+
+def at_once(height: int, width: int) -> int:
+    """How many pictures of so many pixels go into one batch."""
+    return max(1, PIXELS_AT_ONCE // (height * width))
+
+
+def draw_hints(
+    base: Base,
+    net: ControlNet | None,
+    hints: Tensor,
+    prompts: Sequence[str],
+    sampling: SamplingSettings,
+    sides: Sides,
+    progress: Progress | None = None,
+) -> Tensor:
+    """Draw one picture for each hint, in batches that memory holds.
+
+    Arguments:
+        base: The base that draws.
+        net: The net, or None for the base alone.
+        hints: Shape (N, C, H, W) in [0, 1].
+        prompts: N prompts.
+        sampling: How to draw; its seed draws the noise.
+        sides: The sides of guidance that control acts on.
+        progress: Told how many pictures are drawn.
+
+    Returns:
+        Shape (N, 3, H, W) in [0, 1], on the CPU.
+    """
+    pictures = []
+    step = at_once(hints.shape[-2], hints.shape[-1])
+    for start in range(0, len(hints), step):
+        rows = slice(start, start + step)
+
+        def drawn(done: int, steps: int, _: Tensor, start: int = start) -> None:
+            if progress is not None:
+                progress(min(start + step, len(hints)) if done == steps else start, len(hints))
+
+        controls = [] if net is None else [Control(net, hints[rows], sides=sides)]
+        settings = replace(sampling, seed=sampling.seed + start)
+        pictures.append(generate(base, prompts[rows], controls, settings=settings, callback=drawn).cpu())
+    return torch.cat(pictures)

@@ -1,0 +1,120 @@
+"""Pictures to tensors: files, arrays and PIL images to float32 pixels from 0 to 1."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+from ..errors import HintError
+
+HintImage = Tensor | numpy.ndarray[Any, Any] | Image.Image
+SMALLEST_SIDE = 8
+"""Pixels of one latent position: a smaller image says nothing about place."""
+ROUNDING = 1e-3
+"""How far outside [0, 1] a pixel may lie by rounding."""
+
+
+def load_image(path: str | Path) -> Tensor:
+    """Read an image file, turned as its camera says, with transparency laid over black.
+
+    Returns:
+        Shape (1, 3, H, W), float32 in [0, 1]; 16-bit files keep their precision.
+
+    Raises:
+        HintError: If the file is missing, empty, cut short or no image; the message names it. If it holds floats
+            outside 0 to 1.
+    """
+    try:
+        with Image.open(path) as image:
+            image.load()
+            pixels = read_pixels(ImageOps.exif_transpose(image))
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise HintError(
+            found=_fault(Path(path), error), expected="an image file", do="check the path and the file"
+        ) from error
+    return in_range(pixels.expand(-1, 3, -1, -1))
+
+
+def read_pixels(image: HintImage) -> Tensor:
+    """Bring any layout to (B, C, H, W) and any dtype to float32, where whole numbers become 0 to 1."""
+    if isinstance(image, Image.Image):
+        image = _opaque_array(image)
+    if isinstance(image, numpy.ndarray):
+        channels_last = image[..., None] if image.ndim == 2 else image
+        image = _tensor(channels_last).movedim(-1, -3) if channels_last.ndim >= 3 else _tensor(channels_last)
+    if not isinstance(image, Tensor) or image.ndim not in (2, 3, 4):
+        shape = f" of shape {tuple(image.shape)}" if isinstance(image, Tensor) else ""
+        raise HintError(
+            found=f"a {type(image).__name__}{shape}",
+            expected="a PIL image, a numpy array ([B,] H, W, C) or a torch tensor ([B,] C, H, W)",
+            do="convert the image to one of these",
+        )
+    return _scaled(image.reshape((1,) * (4 - image.ndim) + tuple(image.shape)))
+
+
+def _tensor(array: numpy.ndarray[Any, Any]) -> Tensor:
+    """Copy an array to a tensor; what torch does not compute with (16-bit images) becomes float first."""
+    if array.dtype == numpy.uint16:
+        array = array / 65535
+    try:
+        return torch.from_numpy(numpy.array(array))
+    except TypeError as error:
+        raise HintError(
+            found=f"an array of {array.dtype}", expected="numbers", do="give uint8 from 0 to 255 or floats from 0 to 1"
+        ) from error
+
+
+def _scaled(pixels: Tensor) -> Tensor:
+    """Give float32 pixels in [0, 1], or say what is wrong with their dtype."""
+    if pixels.dtype in (torch.uint8, torch.bool):
+        return pixels.float() / (255 if pixels.dtype == torch.uint8 else 1)
+    if pixels.dtype.is_floating_point:
+        return pixels.float()
+    raise HintError(
+        found=f"pixels of {pixels.dtype}",
+        expected="uint8 from 0 to 255 or floats from 0 to 1",
+        do="convert them to one of these",
+    )
+
+
+def in_range(pixels: Tensor) -> Tensor:
+    """Check that pixels are finite and in [0, 1]; what rounding put beside it is put back."""
+    if not pixels.isfinite().all():
+        raise HintError(found="pixels that are NaN or infinite", expected="values from 0 to 1", do="check their source")
+    low, high = float(pixels.min()), float(pixels.max())
+    if low < -ROUNDING or high > 1 + ROUNDING:
+        raise HintError(
+            found=f"pixels from {low:.4g} to {high:.4g}",
+            expected="values from 0 to 1",
+            do="divide by 255, or map -1..1 with (x + 1) / 2",
+        )
+    return pixels if low >= 0 and high <= 1 else pixels.clamp(0, 1)
+
+
+def _opaque_array(image: Image.Image) -> numpy.ndarray[Any, Any]:
+    """Lay an image over black; one of 16 bits or of floats stays a grey array of its own precision."""
+    if image.mode.startswith("I"):
+        return numpy.array(image, dtype=numpy.float32) / 65535
+    if image.mode == "F":
+        return numpy.array(image)
+    grey = image.mode in ("L", "1", "LA")
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        colours = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", colours.size, "black"), colours)
+    return numpy.array(image.convert("L" if grey else "RGB"))
+
+
+def _fault(path: Path, error: Exception) -> str:
+    """Why a file could not be read, naming it."""
+    if not path.is_file():
+        return f"no file {path}" if not path.exists() else f"{path}, which is a folder"
+    if path.stat().st_size == 0:
+        return f"{path}, which is empty"
+    if isinstance(error, UnidentifiedImageError):
+        return f"{path}, which is no image that can be read"
+    return f"{path}, which cannot be decoded ({error})"

@@ -1,1 +1,0 @@
-"""The small base that ships with the package, and the script that made it."""

@@ -1,0 +1,93 @@
+"""Following on held-out scenes of the shapes generator: drawn, and found again by a detector that sees the pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from ..base import Base
+from ..control.curves import Sides
+from ..data.dataset import Progress
+from ..errors import DatasetError
+from ..evaluation.validation import Evaluation, at_once, draw_hints
+from ..model.controlnet import ControlNet
+from ..sampling.generate import SamplingSettings
+from .scores import following_scores, picture_scores
+from .shapes_dataset import ShapesDataset
+
+
+@dataclass(frozen=True, eq=False)
+class ShapesValidation:
+    """Following on held-out scenes of the shapes generator: always the same hints, captions and noise.
+
+    Arguments:
+        base: The base that draws.
+        scenes: The held-out pairs; their `held_out` must be true.
+        sampling: How to draw; its seed draws the noise.
+        sides: The sides of guidance that control acts on.
+    """
+
+    base: Base
+    scenes: ShapesDataset
+    sampling: SamplingSettings
+    sides: Sides = "both"
+
+    def __post_init__(self) -> None:
+        if not self.scenes.held_out:
+            raise DatasetError("training scenes for a validation", "held-out scenes", "pass held_out=True")
+
+    @property
+    def ceiling_words(self) -> str:
+        """What the ceiling is."""
+        return "encoded and decoded true images"
+
+    @cached_property
+    def hints(self) -> Tensor:
+        """The hints, shape (N, 3, H, W)."""
+        return self.scenes.hints(range(len(self.scenes)))
+
+    @cached_property
+    def captions(self) -> list[str]:
+        """The captions."""
+        return self.scenes.captions(range(len(self.scenes)))
+
+    @cached_property
+    def ceiling(self) -> float:
+        """The score of encoded and decoded true images: more than this the autoencoder cannot give."""
+        images = self.scenes.images(range(len(self.scenes)))
+        parts = images.split(at_once(self.scenes.size, self.scenes.size))
+        decoded = [self.base.decode_latents(self.base.encode_images(part).mean) for part in parts]
+        return self._scored(torch.cat(decoded)).following
+
+    @cached_property
+    def without_control(self) -> float:
+        """The score of the base alone, given the captions."""
+        return self.draw(None).following
+
+    def evaluate(self, net: ControlNet, progress: Progress | None = None) -> Evaluation:
+        """Draw with the captions and the net."""
+        return self.draw(net, progress=progress)
+
+    def draw(
+        self, net: ControlNet | None, prompts: Sequence[str] | None = None, progress: Progress | None = None
+    ) -> Evaluation:
+        """Draw all scenes and score them.
+
+        Arguments:
+            net: The net, or None for the base alone.
+            prompts: One for each scene; None for the captions.
+            progress: Told how many of the pictures are drawn.
+        """
+        prompts = self.captions if prompts is None else prompts
+        return self._scored(draw_hints(self.base, net, self.hints, prompts, self.sampling, self.sides, progress))
+
+    def _scored(self, pictures: Tensor) -> Evaluation:
+        """Score pictures of all scenes."""
+        scenes = self.scenes.scenes(range(len(self.scenes)))
+        pictures = pictures.cpu()
+        scores = following_scores(pictures, scenes).tolist()
+        return Evaluation(tuple(scores), picture_scores(pictures, scenes), pictures)

@@ -1,0 +1,129 @@
+"""What each step trains on. What fills slot i of step s depends on (seed, s, i) and on nothing that came before."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..base import Base
+from ..data.cache import EncodedDataset
+from ..data.dataset import PairDataset
+from ..keyed import keyed_generator
+from ..objective import Batch
+from .settings import TrainSettings
+
+
+@dataclass(frozen=True, eq=False)
+class Draws:
+    """The random draws of one step, for each of its B slots.
+
+    Attributes:
+        pairs: Which pair, B numbers.
+        timesteps: Shape (B,), uniform over the schedule.
+        dropped: Whether the prompt is replaced by the empty one, B answers.
+        noise: Standard normal, shape (B, C, h, w).
+        posterior: Standard normal, for the draw from the autoencoder's distribution, shape (B, C, h, w).
+    """
+
+    pairs: list[int]
+    timesteps: Tensor
+    dropped: list[bool]
+    noise: Tensor
+    posterior: Tensor
+
+
+class StepDraws:
+    """Makes the draws of any step.
+
+    Each epoch visits every pair once, in an order of its own.
+
+    Arguments:
+        seed: The run's seed.
+        pairs: How many pairs there are.
+        batch_size: Slots of a step.
+        prompt_drop: Prompt drop: the share of prompts that are replaced by the empty one.
+        latent_shape: (C, h, w).
+        timesteps: Length of the noise schedule.
+    """
+
+    def __init__(
+        self,
+        seed: int,
+        pairs: int,
+        batch_size: int,
+        prompt_drop: float,
+        latent_shape: tuple[int, ...],
+        timesteps: int,
+    ) -> None:
+        self.seed = seed
+        self.pairs = pairs
+        self.batch_size = batch_size
+        self.prompt_drop = prompt_drop
+        self.latent_shape = latent_shape
+        self.timesteps = timesteps
+        self._epoch = -1
+        self._order: list[int] = []
+
+    def at(self, step: int) -> Draws:
+        """The draws of step `step`, counted from 0."""
+        rows = [self._slot(step, slot) for slot in range(self.batch_size)]
+        positions = range(step * self.batch_size, (step + 1) * self.batch_size)
+        return Draws(
+            pairs=[self._pair_at(position) for position in positions],
+            timesteps=torch.tensor([timestep for timestep, _, _ in rows]),
+            dropped=[coin < self.prompt_drop for _, coin, _ in rows],
+            noise=torch.stack([normals[0] for _, _, normals in rows]),
+            posterior=torch.stack([normals[1] for _, _, normals in rows]),
+        )
+
+    def _slot(self, step: int, slot: int) -> tuple[int, float, Tensor]:
+        """Timestep, coin and two fields of normal numbers for one slot."""
+        generator = keyed_generator("train", self.seed, step, slot)
+        timestep = int(torch.randint(self.timesteps, (), generator=generator))
+        coin = float(torch.rand((), generator=generator))
+        return timestep, coin, torch.randn(2, *self.latent_shape, generator=generator)
+
+    def _pair_at(self, position: int) -> int:
+        """The pair at a position of the endless row of epochs."""
+        epoch, place = divmod(position, self.pairs)
+        if epoch != self._epoch:
+            generator = keyed_generator("epoch", self.seed, epoch)
+            self._epoch, self._order = epoch, torch.randperm(self.pairs, generator=generator).tolist()
+        return self._order[place]
+
+
+class Batches:
+    """The batch of any step.
+
+    Arguments:
+        settings: The run's settings.
+        base: The base, on whose device batches are used.
+        encoded: The encoded pairs.
+        dataset: Where the hints come from.
+    """
+
+    def __init__(self, settings: TrainSettings, base: Base, encoded: EncodedDataset, dataset: PairDataset) -> None:
+        self.base = base
+        self.encoded = encoded
+        self.dataset = dataset
+        self.draws = StepDraws(
+            settings.seed,
+            len(dataset),
+            settings.batch_size,
+            settings.prompt_drop,
+            encoded.latent_shape,
+            len(base.schedule.alphas_cumprod),
+        )
+
+    def at(self, step: int) -> Batch:
+        """What step `step`, counted from 0, trains on: drawn on the CPU and moved to the base's device."""
+        draws, device = self.draws.at(step), self.base.device
+        latents = self.encoded.distribution(draws.pairs).sample(draws.posterior)
+        text = self.encoded.text(draws.pairs, draws.dropped)
+        # Convolutions on thin images are twice as fast on a CPU with the channels last.
+        hints = self.dataset.hints(draws.pairs).to(device, memory_format=torch.channels_last)
+        return Batch(
+            latents.to(device), draws.noise.to(device), draws.timesteps.to(device), hints, text.to(device)
+        )

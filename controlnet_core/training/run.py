@@ -1,0 +1,202 @@
+"""A training run: a generator of step reports that writes a checkpoint when it is closed."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Generator
+
+from ..base import Base
+from ..data.cache import encode_dataset
+from ..data.dataset import PairDataset, Progress
+from ..errors import FamilyMismatchError
+from ..evaluation.validation import Validation
+from ..model.controlnet import ControlNet
+from ..weights.load import load_controlnet
+from ..weights.save import save_controlnet
+from .batches import Batches
+from .events import Drawing, Encoding
+from .identity import start_file
+from .metrics import Measured, MetricsLine
+from .run_folder import RunFolder
+from .runs import Run, find_run
+from .settings import TrainSettings
+from .step import StepReport, Trainer
+
+SAMPLES = 6
+"""Pictures of an evaluation that are kept."""
+
+
+def train(
+    settings: TrainSettings,
+    base: Base,
+    dataset: PairDataset,
+    validation: Validation | None = None,
+    listen: Callable[[Encoding | Drawing], None] = lambda event: None,
+) -> Generator[StepReport, None, ControlNet]:
+    """Train a ControlNet, or go on training it.
+
+    Each item asked for is one optimizer step. To stop, call `close()`: it writes a checkpoint, and the same call to
+    `train` resumes from it, bit for bit. A run that was never begun starts from the furthest checkpoint of another run
+    that lies on its path (see `find_run`). All of torch's modes are entered and left between two items.
+
+    Arguments:
+        settings: The run's settings.
+        base: The locked base.
+        dataset: The pairs.
+        validation: What to measure as it goes. Where it raises, a checkpoint is written.
+        listen: Told how far the encoding of the pairs and the drawing of held-out hints are; what it raises stops it.
+
+    Returns:
+        The trained net: the moving average of the weights, also in the run's `controlnet.safetensors`. A finished run
+        is read back.
+
+    Raises:
+        CheckpointError: If the net to start from cannot be read.
+        FamilyMismatchError: If the net to start from has other sizes than this one.
+        TrainingError: If the loss is not finite.
+        WriteError: If the run's folder cannot be written.
+    """
+    run = find_run(settings, base, dataset)
+    if run.finished:
+        return load_controlnet(run.net_path, device=base.device)
+    folder = run.open()
+    encoded = encode_dataset(base, dataset, settings.out / "cache", lambda done, total: listen(Encoding(done, total)))
+    batches = Batches(settings, base, encoded, dataset)
+    trainer = Trainer(settings, base, initial_net(settings, base, dataset))
+    record = Record(folder, trainer, resume(run, folder, trainer))
+
+    def drawing(done: int, total: int) -> None:
+        listen(Drawing(done, total))
+
+    try:
+        if validation is not None and settings.evaluates_at(trainer.step) and not record.begins_evaluated:
+            report = trainer.evaluated(StepReport(trainer.step, None, 0.0, 0.0), validation, drawing)
+            record.add(report)
+            yield report
+        while trainer.step < settings.steps:
+            report = trainer.take_step(batches.at(trainer.step))
+            if validation is not None and settings.evaluates_at(trainer.step):
+                report = record.evaluated(report, validation, drawing)
+            record.add(report)
+            if settings.saves_at(trainer.step):
+                record.save()
+            yield report
+    except GeneratorExit:
+        record.save()
+        raise
+    net = trainer.averaged_net()
+    save_controlnet(net, folder.net_path, metadata=provenance(run, folder))
+    return net
+
+
+def initial_net(settings: TrainSettings, base: Base, dataset: PairDataset) -> ControlNet:
+    """The net before its first step: a copy of the base's encoder, or the net that `start_from` names.
+
+    Raises:
+        CheckpointError: If the net to start from cannot be read.
+        FamilyMismatchError: If it has other sizes than a net for this base, these hints and this hint encoder.
+    """
+    hint_channels = len(dataset.hints([0])[0])
+    net = ControlNet.from_unet(base.unet, hint_channels, settings.hint_encoder, seed=settings.seed)
+    if settings.start_from is None:
+        return net
+    start = load_controlnet(start_file(settings.start_from), device=base.device)
+    kinds = [
+        f"a net of {one.config.family} with {one.hint_channels} hint channels and the hint encoder "
+        f"{one.hint_encoder_kind!r}"
+        for one in (start, net)
+    ]
+    shapes = [{name: weight.shape for name, weight in one.state_dict().items()} for one in (start, net)]
+    if shapes[0] != shapes[1]:
+        raise FamilyMismatchError(
+            found=f"{kinds[0]} in {settings.start_from}",
+            expected=kinds[1],
+            do="start from a net that was trained for this base and kind of hint, or leave start_from out",
+        )
+    net.load_state_dict(start.float().state_dict())
+    return net
+
+
+def resume(run: Run, folder: RunFolder, trainer: Trainer) -> list[MetricsLine]:
+    """Restore the furthest checkpoint on a run's path that is whole; gives the metrics up to there.
+
+    One of another run is copied, with the metrics and samples up to there, so that nothing depends on the other folder.
+    """
+    for start in run.starts:
+        other = folder if start.path == folder.path else RunFolder(start.path)
+        checkpoint = other.checkpoints.read(start.step)
+        if checkpoint is None:
+            continue
+        trainer.restore(checkpoint)
+        if other is folder:
+            return folder.metrics.rewind(start.step)
+        lines = [line for line in other.metrics.read() if line.step <= start.step]
+        folder.metrics.write(lines)
+        for line in lines:
+            if line.evaluation is not None:
+                folder.samples_path.mkdir(exist_ok=True)
+                shutil.copy(other.sample_path(line.step), folder.sample_path(line.step))
+        folder.checkpoints.write(checkpoint, run.settings.branch_step)
+        return lines
+    return folder.metrics.rewind(-1)
+
+
+def provenance(run: Run, folder: RunFolder) -> dict[str, str]:
+    """What the trained net's file says about how it came to be."""
+    scores = [line.evaluation.following for line in folder.metrics.read() if line.evaluation is not None]
+    measured = {"training.following": f"{scores[-1]:.4f}"} if scores else {}
+    return {
+        "training.base": run.trunk["base"],
+        "training.data": run.trunk["data"],
+        "training.steps": str(run.settings.steps),
+        "training.settings": json.dumps(run.settings.model_dump(mode="json", exclude={"device", "out"})),
+        **measured,
+    }
+
+
+class Record:
+    """Keeps a run's folder in step with its trainer.
+
+    Arguments:
+        folder: The folder.
+        trainer: The trainer, which goes on from a checkpoint or begins.
+        lines: The metrics up to there.
+
+    Attributes:
+        begins_evaluated: Whether the weights that the run goes on with were evaluated before.
+    """
+
+    def __init__(self, folder: RunFolder, trainer: Trainer, lines: list[MetricsLine]) -> None:
+        self.folder = folder
+        self.trainer = trainer
+        self.begins_evaluated = any(line.step == trainer.step and line.evaluation is not None for line in lines)
+        self._saved = trainer.step
+        self._session = 1 + max((line.session for line in lines), default=0)
+
+    def add(self, report: StepReport) -> None:
+        """Add a step to the metrics, and its pictures to the samples."""
+        measured = None
+        if report.evaluation is not None:
+            settings = self.trainer.settings.evaluation.model_dump(mode="json")
+            measured = Measured.of(report.evaluation, report.evaluation_seconds, settings)
+            self.folder.write_samples(report.step, report.evaluation.pictures[:SAMPLES])
+        norm = None if report.loss is None else report.gradient_norm
+        self.folder.metrics.append(
+            MetricsLine(report.step, self._session, report.loss, norm, report.seconds, measured)
+        )
+
+    def evaluated(self, report: StepReport, validation: Validation, progress: Progress) -> StepReport:
+        """Add an evaluation to the report of a step; interrupted, it is made up for later, and the step is kept."""
+        try:
+            return self.trainer.evaluated(report, validation, progress)
+        except BaseException:
+            self.add(report)
+            self.save()
+            raise
+
+    def save(self) -> None:
+        """Write a checkpoint, if there is anything new to keep."""
+        if self.trainer.step != self._saved:
+            self.folder.checkpoints.write(self.trainer.checkpoint(), self.trainer.settings.branch_step)
+            self._saved = self.trainer.step

@@ -1,0 +1,150 @@
+"""The runs of a folder: which of them a run goes on from, and which one is nearest to it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..base import Base
+from ..data.dataset import PairDataset
+from ..errors import RunFolderError
+from .checkpoint import Checkpoints
+from .identity import BRANCH, FORMAT, Trunk, differences, run_name, trunk_of
+from .run_folder import NET, RunFolder, read_json
+from .settings import TrainSettings
+
+ABOUT = "run.json"
+SETTINGS = "settings.json"
+
+
+@dataclass(frozen=True)
+class Start:
+    """A checkpoint that a run can go on from.
+
+    Attributes:
+        step: The step it was written after.
+        path: The folder of the run that wrote it, which may be another one.
+    """
+
+    step: int
+    path: Path
+
+
+@dataclass(frozen=True)
+class Nearest:
+    """The run that differs least from a new one.
+
+    Attributes:
+        path: Its folder.
+        differences: What differs, such as "learning_rate 0.001 instead of 0.01".
+    """
+
+    path: Path
+    differences: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run, found in its folder or about to begin.
+
+    Attributes:
+        settings: Its settings.
+        trunk: What counts from its first step on.
+        path: Its folder.
+        starts: The checkpoints on its path, the furthest first; none for a run that begins anew.
+        nearest: For a run that begins anew, the one that differs least.
+        misread: The folders of runs of another format, which cannot be gone on with.
+    """
+
+    settings: TrainSettings
+    trunk: Trunk
+    path: Path
+    starts: tuple[Start, ...]
+    nearest: Nearest | None
+    misread: tuple[Path, ...]
+
+    @property
+    def finished(self) -> bool:
+        """Whether its net is there."""
+        return self.net_path.exists()
+
+    @property
+    def net_path(self) -> Path:
+        """Where its net is once it is finished."""
+        return self.path / NET
+
+    def open(self) -> RunFolder:
+        """Make its folder, and write down what it is.
+
+        Raises:
+            WriteError: If it cannot be written.
+        """
+        folder = RunFolder(self.path)
+        branch = {name: getattr(self.settings, name) for name in BRANCH}
+        folder.write_json(ABOUT, {"format": FORMAT, "trunk": dict(self.trunk), **branch})
+        folder.write_json(SETTINGS, self.settings.model_dump(mode="json"))
+        return folder
+
+
+def find_run(settings: TrainSettings, base: Base, dataset: PairDataset) -> Run:
+    """Find the run that settings, base and data make, and the checkpoints that lie on its path.
+
+    Nothing is written. Two runs of one trunk share their path up to the step where the learning rate of one begins to
+    fall, so a longer run goes on from a shorter one, a shorter one starts from what there is, and two cool-downs share
+    their beginning.
+    """
+    trunk = trunk_of(settings, base, dataset)
+    path = settings.out / run_name(trunk, settings)
+    others, misread = _runs_in(settings.out)
+    starts = [
+        Start(step, other.path)
+        for other in others
+        if other.trunk == trunk
+        for step in Checkpoints(other.path / "checkpoints").steps()
+        if step <= (settings.steps if other.path == path else min(settings.branch_step, other.branch_step))
+    ]
+    starts.sort(key=lambda start: (start.step, start.path == path), reverse=True)
+    nearest = None if starts else _nearest(trunk, others)
+    return Run(settings, trunk, path, tuple(starts), nearest, misread)
+
+
+def run_path(settings: TrainSettings, base: Base, dataset: PairDataset) -> Path:
+    """The folder of a run: the same settings, base and data always find the same one."""
+    return settings.out / run_name(trunk_of(settings, base, dataset), settings)
+
+
+@dataclass(frozen=True)
+class _Known:
+    """What a run's folder says that it is."""
+
+    path: Path
+    trunk: Trunk
+    branch_step: int
+
+
+def _runs_in(out: Path) -> tuple[list[_Known], tuple[Path, ...]]:
+    """The runs in a folder, and the folders of runs that this version does not read."""
+    known: list[_Known] = []
+    misread: list[Path] = []
+    for path in sorted(entry.parent for entry in out.glob(f"*/{SETTINGS}")):
+        try:
+            about = read_json(path / ABOUT) or {}
+            if about.get("format") != FORMAT:
+                raise KeyError("format")
+            known.append(_Known(path, about["trunk"], about["steps"] - about["cool_down_steps"]))
+        except (RunFolderError, KeyError):
+            misread.append(path)
+    return known, tuple(misread)
+
+
+def _nearest(trunk: Trunk, others: list[_Known]) -> Nearest | None:
+    """The run whose trunk differs in the fewest parts, the last one written if there are several."""
+    compared = [
+        (len(told), -other.path.stat().st_mtime, other.path, told)
+        for other in others
+        if (told := differences(trunk, other.trunk))
+    ]
+    if not compared:
+        return None
+    _, _, path, told = min(compared)
+    return Nearest(path, tuple(told))

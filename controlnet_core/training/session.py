@@ -1,0 +1,179 @@
+"""One session of a run, from opening it to its report: what the command, the node and any other front end share."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from contextlib import closing
+from statistics import fmean, median
+from typing import Any
+
+from ..base import Base
+from ..data.dataset import PairDataset
+from .events import Evaluated, Event, Finished, Interrupted, Opened, State, Stepped
+from .report import REPORT, ShownValidation, write_run_report
+from .run import train
+from .run_folder import RunFolder
+from .runs import Run, find_run
+from .settings import TrainSettings
+from .step import StepReport
+
+Listener = Callable[[Event], None]
+"""Told each event; what it raises interrupts the run, with a checkpoint."""
+AVERAGED_LOSSES = 50
+"""A single loss says little: its timesteps decide most of it."""
+TIMED_STEPS = 20
+
+
+class Session:
+    """A run that is opened to be trained, resumed or read back.
+
+    Arguments:
+        settings: The run's settings.
+        base: The locked base.
+        dataset: The pairs.
+        validation: What to measure as it goes; None measures nothing.
+        title: The headline of the report.
+
+    Attributes:
+        run: The run, as it was found.
+    """
+
+    def __init__(
+        self,
+        settings: TrainSettings,
+        base: Base,
+        dataset: PairDataset,
+        validation: ShownValidation | None,
+        title: str,
+    ) -> None:
+        self.settings = settings
+        self.base = base
+        self.dataset = dataset
+        self.validation = validation
+        self.title = title
+        self.run = find_run(settings, base, dataset)
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing is left to do: net and report are there."""
+        return self.run.finished and (self.run.path / REPORT).exists()
+
+    def go(self, listen: Listener) -> dict[str, Any]:
+        """Do what is left of the run, and write its report.
+
+        Arguments:
+            listen: Told each event. What it raises interrupts the run: a checkpoint is written, `Interrupted` is told,
+                and the error goes on.
+
+        Returns:
+            The content of `report.json`.
+
+        Raises:
+            HintError: If a sample picture is missing or broken.
+            TrainingError: If the loss is not finite.
+            WriteError: If the run's folder cannot be written.
+        """
+        listen(opened(self.run))
+        if not self.run.finished:
+            self._train(listen)
+        folder = RunFolder(self.run.path)
+        report = folder.read_json(REPORT) if self.finished else None
+        if report is None:
+            report = write_run_report(folder, self.title, self.validation)
+        listen(Finished(str(folder.net_path), report))
+        return report
+
+    def _train(self, listen: Listener) -> None:
+        """Do the steps that are left; closing the generator writes a checkpoint."""
+        step = self.run.starts[0].step if self.run.starts else 0
+        reports = train(self.settings, self.base, self.dataset, self.validation, listen)
+        try:
+            with closing(reports):
+                for report in reports:
+                    step = report.step
+                    for event in step_events(report, self.settings.steps):
+                        listen(event)
+        except BaseException:
+            listen(Interrupted(step, self.settings.steps))
+            raise
+
+
+def opened(run: Run) -> Opened:
+    """How a run begins."""
+    settings, start = run.settings, run.starts[0] if run.starts else None
+    state: State = "new" if start is None else "resumed" if start.path == run.path else "branched"
+    if run.finished:
+        return Opened(str(run.path), "finished", settings.steps, settings.steps)
+    return Opened(
+        path=str(run.path),
+        state=state,
+        step=0 if start is None else start.step,
+        steps=settings.steps,
+        begun_from=str(start.path) if start is not None and state == "branched" else None,
+        nearest=None if run.nearest is None else str(run.nearest.path),
+        differences=() if run.nearest is None else run.nearest.differences,
+        misread=tuple(map(str, run.misread)),
+    )
+
+
+def step_events(report: StepReport, steps: int) -> list[Stepped | Evaluated]:
+    """The events of one report of `train`."""
+    events: list[Stepped | Evaluated] = []
+    if report.loss is not None:
+        events.append(Stepped(report.step, steps, report.loss, report.gradient_norm, report.seconds))
+    if report.evaluation is not None:
+        found, seconds = report.evaluation, report.evaluation_seconds
+        measures = dict(found.measures)
+        events.append(
+            Evaluated(report.step, steps, found.following, found.scores, measures, seconds, found.pictures)
+        )
+    return events
+
+
+class Recent:
+    """The numbers of a run that goes on, from its last steps.
+
+    Arguments:
+        settings: The run's settings.
+
+    Attributes:
+        step: Steps done.
+        following: The last following score; None before the first.
+    """
+
+    def __init__(self, settings: TrainSettings) -> None:
+        self.settings = settings
+        self.step = 0
+        self.following: float | None = None
+        self._losses: deque[float] = deque(maxlen=AVERAGED_LOSSES)
+        self._seconds: deque[float] = deque(maxlen=TIMED_STEPS)
+        self._evaluation_seconds = 0.0
+
+    def add(self, event: Event) -> None:
+        """Take note of an event."""
+        match event:
+            case Opened(step=step):
+                self.step = step
+            case Stepped():
+                self.step = event.step
+                self._losses.append(event.loss)
+                self._seconds.append(event.seconds)
+            case Evaluated():
+                self.step = event.step
+                self.following = event.following
+                self._evaluation_seconds = event.seconds
+
+    @property
+    def loss(self) -> float | None:
+        """The mean of the last losses; None before the first."""
+        return fmean(self._losses) if self._losses else None
+
+    @property
+    def seconds_left(self) -> float | None:
+        """The time of the steps and evaluations that are left, at the speed of the last ones; None before the first."""
+        if not self._seconds:
+            return None
+        left = self.settings.steps - self.step
+        evaluations = left / self.settings.evaluation.every if self.following is not None else 0
+        return left * median(self._seconds) + evaluations * self._evaluation_seconds

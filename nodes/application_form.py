@@ -1,0 +1,107 @@
+"""What several nodes' forms share: sockets, and the inputs that say how strongly a net acts."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from comfy_api.latest import io
+
+from ..controlnet_core.control.curves import CURVES, SIDES, Sides, Weights
+from ..controlnet_core.errors import SettingError
+
+ControlNetStack = io.Custom("CONTROL_NET_STACK")
+"""A list of (CONTROL_NET, IMAGE, strength, start, end), as several extensions exchange it."""
+ControlNetDataset = io.Custom("CONTROL_NET_DATASET")
+"""What to learn from: a `TrainingData`."""
+
+CUSTOM = "custom"
+OWN_SIDES = "curve's own"
+
+CURVE_TOOLTIP = """\
+How strongly each block of the UNet is controlled.
+flat: all the same.
+cfg_resolution: the paper's CFG resolution weighting, each block's strength grows as its resolution falls.
+cfg_resolution_normalised: the same, at most 1.
+guess: guess mode, falling softly towards the fine blocks.
+custom: the numbers given as block weights.
+All but flat and custom act on the positive side alone, which suits an empty prompt."""
+
+
+def application_inputs() -> list[Any]:
+    """Strength, window, curve and side."""
+    return [
+        io.Float.Input(
+            "strength",
+            default=1.0,
+            min=0.0,
+            max=10.0,
+            step=0.01,
+            tooltip="How strongly the net acts; 0 leaves the conditioning as it is.",
+        ),
+        io.Float.Input(
+            "start_percent",
+            default=0.0,
+            min=0.0,
+            max=1.0,
+            step=0.001,
+            tooltip="From which part of the noise schedule on the net acts; 0 is pure noise. The same as in the "
+            "native node: a part of the schedule, not of the steps.",
+            advanced=True,
+        ),
+        io.Float.Input(
+            "end_percent",
+            default=1.0,
+            min=0.0,
+            max=1.0,
+            step=0.001,
+            tooltip="Until which part of the noise schedule the net acts; 1 is the finished picture.",
+            advanced=True,
+        ),
+        io.Combo.Input(
+            "curve", options=[*CURVES, CUSTOM], default="flat", tooltip=CURVE_TOOLTIP, optional=True
+        ),
+        io.Combo.Input(
+            "side",
+            options=[OWN_SIDES, *SIDES],
+            default=OWN_SIDES,
+            tooltip="On which side of guidance the net acts. On the conditional (positive) side alone, CFG strengthens "
+            "what the net says; on both it strengthens only the prompt.",
+            optional=True,
+            advanced=True,
+        ),
+        io.String.Input(
+            "block_weights",
+            default="",
+            tooltip="For the curve custom: one number for each of the UNet's skips, finest first, and one for the "
+            "middle block: 13 for SD1.5 and SD2.1, 10 for SDXL. For example: 1 1 1 0.8 0.8 0.8 0.5 0.5 0.5 0 0 0 0",
+            optional=True,
+            advanced=True,
+        ),
+    ]
+
+
+def read_weights(curve: str, block_weights: str) -> Weights:
+    """The weights that a form asks for.
+
+    Raises:
+        SettingError: If the curve is custom and the block weights are no numbers, or there are numbers and it is not.
+    """
+    words = [word for word in re.split(r"[\s,;]+", block_weights) if word]
+    if curve != CUSTOM:
+        if words:
+            raise SettingError(f"block weights, and the curve {curve}", "only one", "choose custom or clear them")
+        return curve  # type: ignore[return-value]  # `configured` checks it
+    try:
+        return tuple(map(float, words))
+    except ValueError as error:
+        raise SettingError(
+            found=f"block_weights = {block_weights!r}",
+            expected="numbers, separated by spaces or commas",
+            do="write one for each block, such as 1 1 1 0.5",
+        ) from error
+
+
+def read_sides(side: str) -> Sides | None:
+    """The sides that a form asks for; None is the curve's own."""
+    return None if side == OWN_SIDES else side  # type: ignore[return-value]  # a combo's value

@@ -1,0 +1,64 @@
+"""The node that applies a net."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io
+from torch import Tensor
+
+from .application_form import OWN_SIDES, application_inputs, read_sides, read_weights
+from .bridge.control.apply import apply_stack, configured
+from .bridge.host.types import Conditioning, HostControlNet, HostVae
+
+
+class ApplyControlNet(io.ComfyNode):
+    """Lets a ControlNet steer what a prompt draws."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """The form."""
+        return io.Schema(
+            node_id="ApplyControlNet",
+            display_name="Apply ControlNet (Core)",
+            category="model/conditioning/controlnet",
+            description="Lets a ControlNet steer the picture by a hint image, with control over when it acts, on which "
+            "blocks and on which side of guidance. Apply several, one after the other: what they add is summed.",
+            search_aliases=["controlnet", "apply controlnet", "use controlnet", "control net", "guess mode"],
+            inputs=[
+                io.Conditioning.Input("positive", tooltip="What to draw."),
+                io.Conditioning.Input("negative", tooltip="What not to draw."),
+                io.ControlNet.Input("control_net", tooltip="A net from any loader."),
+                io.Image.Input(
+                    "image",
+                    tooltip="The hint, of the kind the net was trained on: edges, a pose, depth. It is cropped to the "
+                    "picture's aspect. One for all pictures of a batch, or one for each.",
+                ),
+                *application_inputs(),
+                io.Vae.Input("vae", optional=True, tooltip="Only for nets that read latents, as SD3 and Flux ones do."),
+            ],
+            outputs=[
+                io.Conditioning.Output(display_name="positive", tooltip="The positive conditioning with the net."),
+                io.Conditioning.Output(display_name="negative", tooltip="The negative conditioning with the net."),
+            ],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        positive: Conditioning,
+        negative: Conditioning,
+        control_net: HostControlNet,
+        image: Tensor,
+        strength: float,
+        start_percent: float,
+        end_percent: float,
+        curve: str = "flat",
+        side: str = OWN_SIDES,
+        block_weights: str = "",
+        vae: HostVae = None,
+    ) -> io.NodeOutput:
+        """Apply the net."""
+        weights = read_weights(curve, block_weights)
+        net = configured(control_net, weights, read_sides(side), cls.hidden.unique_id)
+        stack = [(net, image, strength, start_percent, end_percent)]
+        return io.NodeOutput(*apply_stack((positive, negative), stack, vae, cls.hidden.unique_id))

@@ -1,0 +1,1 @@
+"""Applied nets: what feeds residuals into the host sampler's UNet."""

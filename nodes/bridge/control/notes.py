@@ -1,0 +1,34 @@
+"""What an applied net will do otherwise than one may expect, in words."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from ....controlnet_core.control.notes import crop_note, hint_count_note, window_note
+from ....controlnet_core.control.step import Window
+from ..host.types import HostControlNet
+
+PIXELS_PER_LATENT = 8
+
+
+def run_notes(
+    control: HostControlNet, window: Window, x: Tensor, batched_number: int, transformer_options: dict[str, Any]
+) -> list[str]:
+    """Look at a net with its hints before the first step.
+
+    Arguments:
+        control: A net with hints and a window, ours or ComfyUI's.
+        window: The noise levels between which it acts.
+        x: The latents, shape (N, C, h, w), `batched_number` parts of it.
+        batched_number: How many conditionings share the batch.
+        transformer_options: May hold all noise levels of the run, as "sample_sigmas".
+    """
+    hints: Tensor = control.cond_hint_original
+    height, width = (PIXELS_PER_LATENT * side for side in x.shape[-2:])
+    notes = [crop_note(hints, height, width), hint_count_note(len(hints), len(x) // batched_number)]
+    sigmas = transformer_options.get("sample_sigmas")
+    if sigmas is not None:
+        notes.append(window_note(window, sigmas[:-1].tolist(), *control.timestep_percent_range))
+    return [note for note in notes if note is not None]

@@ -1,0 +1,1 @@
+"""ComfyUI itself: its version, folders, types and messages."""

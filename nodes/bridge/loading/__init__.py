@@ -1,0 +1,1 @@
+"""Nets and bases as ComfyUI holds them."""

@@ -1,0 +1,125 @@
+"""Which net fits which model: told by the width of the text embedding, and by the model's own sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from ....controlnet_core.config import FAMILIES, UNetConfig
+from ....controlnet_core.errors import CheckpointError, FamilyMismatchError
+from ....controlnet_core.weights.load import controlnet_config
+from ....controlnet_core.weights.source import open_tensor_file
+from ..host.folders import controlnet_names, controlnet_path
+from ..host.types import HostControlNet, HostModel
+
+WIDTHS = {family.unet.context_dim: name for name, family in FAMILIES.items()}
+LISTED = 5
+"""How many fitting nets an error names."""
+
+
+def context_width(net: HostControlNet) -> int | None:
+    """The width of the text embedding that a CONTROL_NET reads, ours or ComfyUI's; None if it does not say."""
+    model = getattr(net, "control_model", None)
+    config = getattr(model, "config", None)
+    if isinstance(config, UNetConfig):
+        return config.context_dim
+    modules = () if model is None or not hasattr(model, "named_modules") else model.named_modules()
+    return next((module.in_features for name, module in modules if name.endswith("attn2.to_k")), None)
+
+
+def check_conditioning(net: HostControlNet, embedding: Tensor, options: Mapping[str, Any]) -> None:
+    """See that the text embedding of a conditioning is one that the net can read.
+
+    Raises:
+        FamilyMismatchError: If it has another width.
+    """
+    width = context_width(net)
+    given = options.get("crossattn_controlnet", embedding)
+    if width is None or given is None or given.shape[-1] == width:
+        return
+    name = getattr(net, "name", "this ControlNet")
+    raise FamilyMismatchError(
+        found=f"{name}, a net {_for_width(width)}",
+        expected=f"a net {_for_width(given.shape[-1])}, as the prompt was encoded for that",
+        do=_advice(given.shape[-1]),
+    )
+
+
+def check_model(config: UNetConfig, name: str, model: HostModel) -> None:
+    """See that ComfyUI's model has the sizes that a net's residuals are for.
+
+    Raises:
+        FamilyMismatchError: If it has not.
+    """
+    sizes = model.model_config.unet_config
+    fits_vector = config.vector_dim in (None, sizes.get("adm_in_channels"))  # a net without one needs none
+    if fits_vector and _joints(config) == _host_joints(sizes):
+        return
+    width = sizes.get("context_dim")
+    raise FamilyMismatchError(
+        found=f"{name}, a net for {config.family}",
+        expected=f"one for the model, {_model_name(model)}",
+        do=_advice(width),
+    )
+
+
+def _joints(config: UNetConfig) -> tuple[object, ...]:
+    """Where a net and a UNet must agree."""
+    return (
+        config.in_channels,
+        config.model_channels,
+        config.channel_mult,
+        config.num_res_blocks,
+        config.context_dim,
+    )
+
+
+def _host_joints(sizes: Mapping[str, Any]) -> tuple[object, ...]:
+    """The same of ComfyUI's UNet; an inpainting model's further channels are not the net's."""
+    blocks = sizes.get("num_res_blocks") or [None]
+    each = {blocks} if isinstance(blocks, int) else set(blocks)
+    in_channels = sizes.get("in_channels")
+    return (
+        4 if in_channels in (8, 9) else in_channels,
+        sizes.get("model_channels"),
+        tuple(sizes.get("channel_mult") or ()),
+        each.pop() if len(each) == 1 else None,
+        sizes.get("context_dim"),
+    )
+
+
+def _model_name(model: HostModel) -> str:
+    """ComfyUI's name of a model's kind."""
+    sizes = model.model_config.unet_config
+    known = WIDTHS.get(sizes.get("context_dim"))
+    kind = type(model.model_config).__name__
+    return f"{known} ({kind})" if known and "channel_mult" in sizes else kind
+
+
+def _for_width(width: int) -> str:
+    """A family in words, told by the width of its text embedding."""
+    return f"for {WIDTHS.get(width, 'another model')} (text width {width})"
+
+
+def _advice(width: int | None) -> str:
+    """Which of the installed nets fit."""
+    fitting = [] if width is None else fitting_nets(width)
+    if not fitting:
+        return "load a net of the model's family; none is installed, among those that can be told"
+    more = f" or {len(fitting) - LISTED} more" if len(fitting) > LISTED else ""
+    return f"load one that fits, such as {', '.join(fitting[:LISTED])}{more}"
+
+
+def fitting_nets(width: int) -> list[str]:
+    """The installed nets that read a text embedding of that width, told by their headers alone."""
+
+    def fits(name: str) -> bool:
+        try:
+            config = controlnet_config(open_tensor_file(controlnet_path(name)))
+        except CheckpointError:
+            return False  # no net that the core reads, so it is not proposed
+        return config is not None and config.context_dim == width
+
+    return [name for name in controlnet_names() if name.endswith((".safetensors", ".sft")) and fits(name)]

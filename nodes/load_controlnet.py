@@ -1,0 +1,54 @@
+"""The node that loads a net."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io
+
+from .bridge.host.folders import controlnet_names
+from .bridge.host.messages import show
+from .bridge.loading.net_file import file_stamp, load_control_net
+
+
+class LoadControlNet(io.ComfyNode):
+    """Loads a ControlNet of any common file layout."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """The form."""
+        return io.Schema(
+            node_id="LoadControlNet",
+            display_name="Load ControlNet (Core)",
+            category="model/loaders",
+            description="Loads a ControlNet: the released and the diffusers layout of SD1.5, SD2.1 and SDXL, checked "
+            "tensor by tensor; every other kind is left to ComfyUI's own loader. The report says which it was.",
+            search_aliases=["controlnet", "control net", "cn", "load controlnet", "controlnet loader"],
+            inputs=[
+                io.Combo.Input(
+                    "control_net_name",
+                    options=controlnet_names(),
+                    tooltip="A file in models/controlnet, a net trained here, or the one that comes with the small "
+                    "base. Press R after adding files.",
+                ),
+            ],
+            outputs=[
+                io.ControlNet.Output(
+                    display_name="control_net", tooltip="For Apply ControlNet, this extension's or the native one."
+                ),
+                io.String.Output(
+                    display_name="report", tooltip="Which loader read the file, its family, layout, size and dtype."
+                ),
+            ],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, control_net_name: str) -> str:
+        """What changes when the file does."""
+        return file_stamp(control_net_name)
+
+    @classmethod
+    def execute(cls, control_net_name: str) -> io.NodeOutput:
+        """Load the net."""
+        loaded = load_control_net(control_net_name)
+        show(loaded.report, cls.hidden.unique_id)
+        return io.NodeOutput(loaded.control_net, loaded.report)

@@ -1,0 +1,158 @@
+"""What names a run, a base and data: what has a say in the net, and nothing else. The names themselves are pinned."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+from controlnet_core.config import UNetConfig
+from controlnet_core.data.dataset import PairDataset
+from controlnet_core.data.folder.folder_dataset import FolderDataset
+from controlnet_core.data.in_memory import InMemoryDataset
+from controlnet_core.data.shuffled import ShuffledHints
+from controlnet_core.model.controlnet import ControlNet
+from controlnet_core.toy.shapes_dataset import ShapesDataset
+from controlnet_core.training import identity
+from controlnet_core.training.identity import BRANCH, NO_SAY, TRUNK, run_name, trunk_of
+from controlnet_core.training.settings import EvaluationSettings, TrainSettings
+from controlnet_core.weights.load_base import load_base
+from controlnet_core.weights.save import save_controlnet
+from tests.support.bases import small_base
+
+PAIRS = ShapesDataset(10, 32, seed=0)
+PLAIN = TrainSettings(device="cpu")
+PINNED = {
+    "the small base": "68fde572b2228cc7c0549fe93bfd2c81",
+    "shapes": "78d5478f9f36f0d5b2b8a03e0f4f0211",
+    "shuffled": "2ca76f87cd3dc1a4b76c8958cc5a1b8c",
+    "folder": "ee851acb89f0901a004ca2bf342bb955",
+    "in memory": "da826b1e5a5939e928d09bc1c89393a2",
+    "run": "4391e91fd9ba",
+    "a run with everything changed": "5e281fc24421",
+}
+
+
+def name_of(settings: TrainSettings, dataset: PairDataset = PAIRS) -> str:
+    return run_name(trunk_of(settings, small_base(), dataset), settings)
+
+
+def test_every_setting_has_one_part() -> None:
+    parts = [*TRUNK, *BRANCH, *NO_SAY]
+    assert sorted(parts) == sorted(TrainSettings.model_fields), "a new setting needs its place in identity.py"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"checkpoint_every": 7},
+        {"evaluation": EvaluationSettings(every=1, hints=3, guidance=2.0)},
+        {"device": "cuda:1"},
+        {"out": Path("elsewhere")},
+    ],
+)
+def test_what_changes_no_net_renames_no_run(change: dict[str, Any]) -> None:
+    assert name_of(PLAIN.model_copy(update=change)) == name_of(PLAIN)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"steps": 3},
+        {"cool_down_steps": 5},
+        {"batch_size": 3},
+        {"learning_rate": 2e-5},
+        {"warm_up_steps": 2},
+        {"weight_decay": 0.0},
+        {"gradient_clip": 2.0},
+        {"average_decay": 0.9},
+        {"prompt_drop": 0.4},
+        {"hint_encoder": "paper"},
+        {"seed": 1},
+    ],
+)
+def test_what_changes_the_net_renames_the_run(change: dict[str, Any]) -> None:
+    assert name_of(PLAIN.model_copy(update=change)) != name_of(PLAIN)
+
+
+def test_a_setting_that_is_added_with_what_was_done_before_renames_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Later(TrainSettings):
+        min_snr: float | None = None
+
+    before = name_of(PLAIN)
+    monkeypatch.setattr(identity, "TRUNK", MappingProxyType({**TRUNK, "min_snr": None}))
+    assert name_of(Later(device="cpu")) == before
+    assert name_of(Later(device="cpu", min_snr=5.0)) != before
+
+
+def test_a_net_to_start_from_is_known_by_its_content(tmp_path: Path) -> None:
+    net = ControlNet.from_unet(small_base().unet)
+    first, copied = tmp_path / "first.safetensors", tmp_path / "copied.safetensors"
+    save_controlnet(net, first)
+    shutil.copy(first, copied)
+    names = {name_of(PLAIN.model_copy(update={"start_from": path})) for path in (first, copied)}
+    assert len(names) == 1 and names != {name_of(PLAIN)}
+
+
+def test_a_field_that_a_config_gains_renames_no_base(monkeypatch: pytest.MonkeyPatch) -> None:
+    @dataclass(frozen=True)
+    class Later(UNetConfig):
+        gain: float = field(default=1.0)
+
+    from controlnet_core.weights import load_base as loading
+
+    base = load_base("tiny")
+    modules = (base.unet, base.autoencoder, *base.text_encoders)
+    later = replace(base.family, unet=Later(**vars(base.family.unet)))
+    assert loading._fingerprint(later, base.schedule, modules) == base.fingerprint
+    other = replace(base.family, prediction="v")
+    assert loading._fingerprint(other, base.schedule, modules) != base.fingerprint
+
+
+def photographs(folder: Path) -> Path:
+    """Two pairs of grey pictures, which are the same bytes on every machine."""
+    for place in ("images", "hints"):
+        (folder / place).mkdir(parents=True)
+        for number, shade in enumerate((40, 200)):
+            Image.new("L", (64, 64), shade).save(folder / place / f"{number}.bmp")
+    return folder
+
+
+def test_data_is_known_by_its_content(tmp_path: Path) -> None:
+    folder = photographs(tmp_path / "data")
+    index = tmp_path / "index.sqlite"
+    with pytest.warns(UserWarning, match="no caption"):
+        first = FolderDataset(folder, 64, index=index).fingerprint
+    os.utime(folder / "images" / "0.bmp", ns=(0, 1))
+    copied = shutil.copytree(folder, tmp_path / "copied")
+    with pytest.warns(UserWarning, match="no caption"):
+        assert FolderDataset(folder, 64, index=index).fingerprint == first, "a file was touched"
+        assert FolderDataset(copied, 64, index=index).fingerprint == first, "the folder was copied"
+        Image.new("L", (64, 64), 41).save(folder / "images" / "0.bmp")
+        assert FolderDataset(folder, 64, index=index).fingerprint != first, "a picture was changed"
+
+
+def test_the_names_are_those_of_this_format(tmp_path: Path) -> None:
+    """They name runs and caches that people have: a change here needs a new format number."""
+    pixels = torch.arange(2 * 3 * 8 * 8).reshape(2, 3, 8, 8) / 512
+    with pytest.warns(UserWarning, match="no caption"):
+        folder = FolderDataset(photographs(tmp_path), 64).fingerprint
+    found = {
+        "the small base": load_base("tiny").fingerprint,
+        "shapes": PAIRS.fingerprint,
+        "shuffled": ShuffledHints(PAIRS, seed=0).fingerprint,
+        "folder": folder,
+        "in memory": InMemoryDataset(pixels, pixels, "a").fingerprint,
+        "run": name_of(PLAIN),
+        "a run with everything changed": name_of(
+            TrainSettings(steps=9, batch_size=2, learning_rate=1e-3, warm_up_steps=1, cool_down_steps=2, seed=4)
+        ),
+    }
+    assert found == PINNED

@@ -1,0 +1,214 @@
+"""Runs that share a path: longer, shorter, branched and deleted ones end in the bits of a run that was made at once."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file
+from torch import Tensor
+
+from controlnet_core.errors import CheckpointError, FamilyMismatchError
+from controlnet_core.model.controlnet import ControlNet
+from controlnet_core.toy.shapes_dataset import ShapesDataset
+from controlnet_core.training.checkpoint import CheckpointWarning
+from controlnet_core.training.events import Event, Opened, event_lines
+from controlnet_core.training.metrics import MetricsLine
+from controlnet_core.training.run import train
+from controlnet_core.training.run_folder import RunFolder
+from controlnet_core.training.runs import Run, find_run
+from controlnet_core.training.session import Session, opened
+from controlnet_core.training.settings import TrainSettings
+from controlnet_core.weights.save import save_controlnet
+from tests.support.bases import small_base
+from tests.support.bits import differing
+
+PAIRS = ShapesDataset(10, 32, seed=0)
+
+
+def settings(out: Path, steps: int, **changes: Any) -> TrainSettings:
+    return TrainSettings(steps=steps, batch_size=2, learning_rate=3e-4, warm_up_steps=1, device="cpu", out=out, **changes)
+
+
+def run_of(chosen: TrainSettings) -> Run:
+    return find_run(chosen, small_base(), PAIRS)
+
+
+def trained(chosen: TrainSettings) -> tuple[int, Path]:
+    """Train to the end; how many steps that took, and the run's folder."""
+    reports = list(train(chosen, small_base(), PAIRS))
+    return len(reports), run_of(chosen).path
+
+
+def state(path: Path, step: int) -> dict[str, Tensor]:
+    """Net, average and optimizer at a step, with the trained net."""
+    place = path / "checkpoints" / f"{step:08d}"
+    parts = {part: load_file(place / f"{part}.safetensors") for part in ("net", "average", "optimizer")}
+    tensors = {f"{part}.{name}": tensor for part, state in parts.items() for name, tensor in state.items()}
+    return tensors | {f"trained.{name}": tensor for name, tensor in load_file(path / "controlnet.safetensors").items()}
+
+
+def losses(path: Path) -> list[tuple[int, float | None, float | None]]:
+    return [(line.step, line.loss, line.gradient_norm) for line in RunFolder(path).metrics.read()]
+
+
+def assert_same_run(one: Path, other: Path, step: int) -> None:
+    assert differing(state(one, step), state(other, step)) == []
+    assert losses(one) == losses(other)
+    assert json.loads((one / "run.json").read_text()) == json.loads((other / "run.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def at_once(tmp_path_factory: pytest.TempPathFactory) -> Mapping[int, Path]:
+    """Runs of 4 and of 8 steps that had nothing to go on from."""
+    folders = {steps: tmp_path_factory.mktemp(f"{steps} steps") for steps in (4, 8)}
+    return {steps: trained(settings(out, steps))[1] for steps, out in folders.items()}
+
+
+def test_more_steps_go_on_from_the_end_and_the_shorter_run_is_read_back(
+    tmp_path: Path, at_once: Mapping[int, Path]
+) -> None:
+    _, short = trained(settings(tmp_path, 4))
+    files = sorted((path, path.stat().st_mtime_ns) for path in short.rglob("*") if path.is_file())
+    run = run_of(settings(tmp_path, 8))
+    assert [(start.step, start.path) for start in run.starts] == [(4, short)]
+    steps, long = trained(settings(tmp_path, 8))
+    assert steps == 4, "the first four steps were done before"
+    assert_same_run(long, at_once[8], 8)
+    assert sorted((path, path.stat().st_mtime_ns) for path in short.rglob("*") if path.is_file()) == files
+    assert trained(settings(tmp_path, 4)) == (0, short), "a finished run is read back"
+    assert_same_run(short, at_once[4], 4)
+
+
+def test_fewer_steps_start_from_what_there_is(tmp_path: Path, at_once: Mapping[int, Path]) -> None:
+    _, long = trained(settings(tmp_path, 8, checkpoint_every=5))
+    steps, short = trained(settings(tmp_path, 6))
+    assert steps == 1, "the checkpoint of step 5 lies on the path of both"
+    assert losses(short) == losses(long)[:6]
+    assert trained(settings(tmp_path, 4))[0] == 4, "nothing that is kept lies on its path"
+    assert_same_run(run_of(settings(tmp_path, 4)).path, at_once[4], 4)
+
+
+def test_two_cool_downs_share_their_beginning(tmp_path: Path) -> None:
+    alone = tmp_path / "alone"
+    first, second = {"steps": 6, "cool_down_steps": 2}, {"steps": 7, "cool_down_steps": 3}
+    _, expected = trained(settings(alone, **second))
+    trained(settings(tmp_path, **first))
+    steps, path = trained(settings(tmp_path, **second))
+    assert steps == 3, "both learning rates begin to fall after step 4"
+    assert_same_run(path, expected, 7)
+    later = run_of(settings(tmp_path, 9, cool_down_steps=4))
+    assert later.starts[0].step == 4, "a checkpoint in a cool-down is on nobody else's path"
+
+
+def test_a_run_outlives_the_one_it_began_from(tmp_path: Path, at_once: Mapping[int, Path]) -> None:
+    _, short = trained(settings(tmp_path, 4))
+    training = train(settings(tmp_path, 8), small_base(), PAIRS)
+    next(training)
+    training.close()
+    shutil.rmtree(short)
+    steps, long = trained(settings(tmp_path, 8))
+    assert steps == 3
+    assert_same_run(long, at_once[8], 8)
+
+
+def test_checkpoints_may_come_at_other_times(tmp_path: Path, at_once: Mapping[int, Path]) -> None:
+    training = train(settings(tmp_path, 8, checkpoint_every=3), small_base(), PAIRS)
+    for _ in range(4):
+        next(training)
+    training.close()
+    steps, path = trained(settings(tmp_path, 8, checkpoint_every=2))
+    assert steps == 4
+    assert_same_run(path, at_once[8], 8)
+
+
+def test_a_damaged_checkpoint_of_another_run_is_passed_over(tmp_path: Path, at_once: Mapping[int, Path]) -> None:
+    _, short = trained(settings(tmp_path, 4, checkpoint_every=2))
+    (short / "checkpoints" / "00000004" / "average.safetensors").write_bytes(b"damaged")
+    with pytest.warns(CheckpointWarning, match="00000004"):
+        steps, path = trained(settings(tmp_path, 8))
+    assert steps == 6
+    assert_same_run(path, at_once[8], 8)
+
+
+def test_another_learning_rate_is_a_new_run_and_that_is_said(tmp_path: Path) -> None:
+    _, path = trained(settings(tmp_path, 4))
+    changed = settings(tmp_path, 4).model_copy(update={"learning_rate": 1e-3, "prompt_drop": 0.25})
+    run = run_of(changed)
+    assert run.starts == () and run.nearest is not None and run.nearest.path == path
+    assert run.nearest.differences == ("learning_rate 0.001 instead of 0.0003", "prompt_drop 0.25 instead of 0.5")
+    (_, line) = event_lines(opened(run))
+    assert line.startswith(f"a new run; the nearest is {path}") and "learning_rate 0.001 instead of 0.0003" in line
+    other = find_run(settings(tmp_path, 4), small_base(), ShapesDataset(11, 32, seed=0))
+    assert other.nearest is not None and other.nearest.differences == ("other data",)
+
+
+def test_a_run_of_another_format_is_named_and_left_alone(tmp_path: Path) -> None:
+    old = tmp_path / "0123456789ab"
+    old.mkdir()
+    (old / "settings.json").write_text("{}")
+    run = run_of(settings(tmp_path, 4))
+    assert run.misread == (old,) and run.nearest is None
+    assert any(str(old) in line and "another version" in line for line in event_lines(opened(run)))
+    trained(settings(tmp_path, 1))
+    assert [entry.name for entry in old.iterdir()] == ["settings.json"]
+
+
+@pytest.mark.parametrize("kind", ["file", "run"])
+def test_a_net_to_start_from(tmp_path: Path, kind: str) -> None:
+    _, path = trained(settings(tmp_path, 4))
+    start = path if kind == "run" else path / "controlnet.safetensors"
+    training = train(settings(tmp_path, 2, start_from=start), small_base(), PAIRS)
+    first = next(training)
+    training.close()
+    assert run_of(settings(tmp_path, 2, start_from=start)).starts[0].step == 1, "it is a run of its own"
+    fresh = next(train(settings(tmp_path / "fresh", 2), small_base(), PAIRS))
+    assert first.loss != fresh.loss, "the net to start from has no say"
+
+
+def test_a_net_that_does_not_fit_is_no_start(tmp_path: Path) -> None:
+    other = tmp_path / "grey.safetensors"
+    save_controlnet(ControlNet.from_unet(small_base().unet, hint_channels=1), other)
+    with pytest.raises(FamilyMismatchError, match=r"1 hint channels .*grey\.safetensors; expected .*3 hint channels"):
+        trained(settings(tmp_path, 2, start_from=other))
+    (tmp_path / "nothing.safetensors").write_bytes(b"")
+    with pytest.raises(CheckpointError, match="empty file"):
+        trained(settings(tmp_path, 2, start_from=tmp_path / "nothing.safetensors"))
+
+
+def test_a_session_tells_its_events(tmp_path: Path) -> None:
+    chosen, told = settings(tmp_path, 3), list[Event]()
+
+    def interrupting(event: Event) -> None:
+        told.append(event)
+        if getattr(event, "step", 0) == 2 and len(told) < 8:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        Session(chosen, small_base(), PAIRS, None, "A run").go(interrupting)
+    kinds = [type(event).__name__ for event in told]
+    assert kinds == ["Opened", "Encoding", "Stepped", "Stepped", "Interrupted"]
+    session = Session(chosen, small_base(), PAIRS, None, "A run")
+    assert not session.finished
+    told.clear()
+    report = session.go(told.append)
+    assert [type(event).__name__ for event in told] == ["Opened", "Stepped", "Finished"]
+    assert isinstance(told[0], Opened) and (told[0].state, told[0].step) == ("resumed", 2)
+    assert Session(chosen, small_base(), PAIRS, None, "A run").finished
+    told.clear()
+    assert Session(chosen, small_base(), PAIRS, None, "A run").go(told.append) == report
+    assert [type(event).__name__ for event in told] == ["Opened", "Finished"]
+
+
+def test_lines_are_read_as_they_were_written(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    lines = [MetricsLine(0, 1), MetricsLine(1, 1, 0.5, 0.25, 2.0)]
+    for line in lines:
+        folder.metrics.append(line)
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 2, "ses')
+    assert folder.metrics.read() == lines
