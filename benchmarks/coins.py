@@ -110,7 +110,7 @@ def _coin(grey: Array, where: Array) -> Coin:
 def draw(base: Base, net: ControlNet | None, coins: Sequence[Coin], prompt: str, settings: SamplingSettings) -> Tensor:
     """Draw each coin's disc, (N, 3, SIDE, SIDE) in [0, 1]; without a net from the prompt alone."""
     hints = torch.cat([coin.hint for coin in coins])
-    controls = [] if net is None else [Control(net, hints, sides=DRAWN_AS.sides)]
+    controls = [] if net is None else [Control(net, hints, side=DRAWN_AS.side)]
     return generate(base, [prompt] * len(coins), controls, settings=settings).cpu()
 
 

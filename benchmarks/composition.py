@@ -69,7 +69,7 @@ def draw(base: Base, nets: Nets, count: int, settings: SamplingSettings) -> Eval
     """Draw held-out scenes without prompts, each net with its kind of hint, and score the drawings."""
     rows = range(count)
     pairs = {kind: held_out(kind, count, base.family.image_size) for kind in ("outline", "colour_map")}
-    controls = [Control(net, pairs[kind].hints(rows), sides="conditional") for kind, net in nets.items()]
+    controls = [Control(net, pairs[kind].hints(rows), side="conditional") for kind, net in nets.items()]
     pictures = generate(base, [""] * count, controls, settings=settings).cpu()
     scenes = pairs["outline"].scenes(rows)
     return Evaluation(tuple(following_scores(pictures, scenes).tolist()), picture_scores(pictures, scenes), pictures)

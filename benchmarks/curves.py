@@ -27,7 +27,7 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from controlnet_core.base import Base
-from controlnet_core.control.curves import CURVES, Curve, Sides, default_sides
+from controlnet_core.control.curves import CURVES, CurveName, Side, default_side
 from controlnet_core.control.stack import Control
 from controlnet_core.evaluation.validation import Evaluation
 from controlnet_core.model.controlnet import ControlNet
@@ -58,26 +58,26 @@ class Way:
         sides: The sides of guidance with control; None is the curve's own.
     """
 
-    curve: Curve | None
+    curve: CurveName | None
     prompted: bool = True
-    sides: Sides | None = None
+    side: Side | None = None
 
     @property
     def name(self) -> str:
         """The way in words."""
         words = [] if self.prompted else ["no prompt"]
         words.append(self.curve or "without control")
-        if self.sides is not None:
-            words.append("both sides" if self.sides == "both" else f"{self.sides} side")
+        if self.side is not None:
+            words.append("both sides" if self.side == "both" else f"{self.side} side")
         return ", ".join(words)
 
 
 WAYS = (
     *map(Way, CURVES),
-    Way("flat", sides="conditional"),
+    Way("flat", side="conditional"),
     Way(None),
-    Way("flat", prompted=False, sides="both"),
-    Way("flat", prompted=False, sides="conditional"),
+    Way("flat", prompted=False, side="both"),
+    Way("flat", prompted=False, side="conditional"),
     Way("cfg_resolution", prompted=False),
     Way("guess", prompted=False),
 )
@@ -92,7 +92,7 @@ def draw(
     """Draw all hints of held-out pairs in one way and score the drawings."""
     rows = range(len(pairs))
     prompts = pairs.captions(rows) if way.prompted else [""] * len(pairs)
-    controls = [] if way.curve is None else [Control(net, pairs.hints(rows), weights=way.curve, sides=way.sides)]
+    controls = [] if way.curve is None else [Control(net, pairs.hints(rows), curve=way.curve, side=way.side)]
     pictures = generate(base, prompts, controls, settings=settings).cpu()
     scenes = pairs.scenes(rows)
     return Evaluation(tuple(following_scores(pictures, scenes).tolist()), picture_scores(pictures, scenes), pictures)
@@ -104,7 +104,7 @@ def summary(grid: Grid) -> list[dict[str, Any]]:
         {
             "name": way.name,
             "curve": way.curve,
-            "sides": None if way.curve is None else way.sides or default_sides(way.curve),
+            "side": None if way.curve is None else way.side or default_side(way.curve),
             "prompted": way.prompted,
             "guidance": guidance,
             "following": evaluation.following,

@@ -89,7 +89,7 @@ class PhotographsTask:
         sampling = SamplingSettings(DRAWN_AS.sampling_steps, DRAWN_AS.guidance)
         prompts = [""] * self.hints
         return self._scored(
-            draw_hints(self.base, net, self.held_out.hints(rows), prompts, sampling, DRAWN_AS.sides)
+            draw_hints(self.base, net, self.held_out.hints(rows), prompts, sampling, DRAWN_AS.side)
         )
 
     def ceiling(self) -> float:

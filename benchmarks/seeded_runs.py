@@ -116,7 +116,7 @@ class ShapesTask:
         """What scores the drawings, which are made as the demo's are."""
         scenes = ShapesDataset(self.hints, self.base.family.image_size, seed=1, held_out=True)
         sampling = SamplingSettings(DRAWN_AS.sampling_steps, DRAWN_AS.guidance)
-        return ShapesValidation(self.base, scenes, sampling, DRAWN_AS.sides)
+        return ShapesValidation(self.base, scenes, sampling, DRAWN_AS.side)
 
     def pairs(self) -> PairDataset:
         """The pairs to train on."""

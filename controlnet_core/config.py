@@ -2,10 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 Prediction = Literal["eps", "v"]
+
+
+@dataclass(frozen=True)
+class BlockLevels:
+    """The levels of a UNet's encoder blocks; each level has half the resolution of the one before, rounded up.
+
+    Attributes:
+        skips: The level of each encoder output that is kept as a skip, shallowest first.
+        middle: The level of the middle block.
+    """
+
+    skips: tuple[int, ...]
+    middle: int
 
 
 @dataclass(frozen=True)
@@ -57,19 +71,14 @@ class UNetConfig:
         return tuple(multiple * self.model_channels for multiple in self.channel_mult)
 
     @property
-    def middle_level(self) -> int:
-        """The level of the middle block."""
-        return len(self.channel_mult) - 1
-
-    @property
-    def skip_levels(self) -> tuple[int, ...]:
-        """The level of each encoder output that is kept as a skip, shallowest first."""
-        levels = [0]
+    def block_levels(self) -> BlockLevels:
+        """The levels of the blocks that residuals are added to."""
+        levels, middle = [0], len(self.channel_mult) - 1
         for level in range(len(self.channel_mult)):
             levels += [level] * self.num_res_blocks
-            if level < self.middle_level:
+            if level < middle:
                 levels.append(level + 1)
-        return tuple(levels)
+        return BlockLevels(tuple(levels), middle)
 
     @property
     def skip_channels(self) -> tuple[int, ...]:
@@ -77,9 +86,15 @@ class UNetConfig:
         channels = [self.model_channels]
         for level, width in enumerate(self.level_channels):
             channels += [width] * self.num_res_blocks
-            if level < self.middle_level:
+            if level < self.block_levels.middle:
                 channels.append(width)
         return tuple(channels)
+
+    @property
+    def joints(self) -> Mapping[str, object]:
+        """The sizes in which a net and a UNet must agree, by name."""
+        names = ("in_channels", "model_channels", "channel_mult", "num_res_blocks", "context_dim", "vector_dim")
+        return {name: getattr(self, name) for name in names}
 
     def heads(self, channels: int) -> int:
         """The attention heads of a layer with that many channels."""

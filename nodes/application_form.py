@@ -7,7 +7,8 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..controlnet_core.control.curves import CURVES, SIDES, Sides, Weights
+from ..controlnet_core.control.application import Application
+from ..controlnet_core.control.curves import CURVES, SIDES
 from ..controlnet_core.errors import SettingError
 
 ControlNetStack = io.Custom("CONTROL_NET_STACK")
@@ -16,7 +17,7 @@ ControlNetDataset = io.Custom("CONTROL_NET_DATASET")
 """What to learn from: a `TrainingData`."""
 
 CUSTOM = "custom"
-OWN_SIDES = "curve's own"
+OWN_SIDE = "curve's own"
 
 CURVE_TOOLTIP = """\
 How strongly each block of the UNet is controlled.
@@ -63,8 +64,8 @@ def application_inputs() -> list[Any]:
         ),
         io.Combo.Input(
             "side",
-            options=[OWN_SIDES, *SIDES],
-            default=OWN_SIDES,
+            options=[OWN_SIDE, *SIDES],
+            default=OWN_SIDE,
             tooltip="On which side of guidance the net acts. On the conditional (positive) side alone, CFG strengthens "
             "what the net says; on both it strengthens only the prompt.",
             optional=True,
@@ -81,27 +82,30 @@ def application_inputs() -> list[Any]:
     ]
 
 
-def read_weights(curve: str, block_weights: str) -> Weights:
-    """The weights that a form asks for.
+def read_application(
+    strength: float, start_percent: float, end_percent: float, curve: str, side: str, block_weights: str
+) -> Application:
+    """The application that a form asks for.
 
     Raises:
-        SettingError: If the curve is custom and the block weights are no numbers, or there are numbers and it is not.
+        SettingError: If the curve is custom and the block weights are no numbers, or there are numbers and it is not;
+            if a strength, a window, a curve or a side is impossible.
     """
-    words = [word for word in re.split(r"[\s,;]+", block_weights) if word]
-    if curve != CUSTOM:
-        if words:
-            raise SettingError(f"block weights, and the curve {curve}", "only one", "choose custom or clear them")
-        return curve  # type: ignore[return-value]  # `configured` checks it
+    chosen = _custom_weights(block_weights) if curve == CUSTOM else curve
+    if curve != CUSTOM and block_weights.strip():
+        raise SettingError(f"block weights, and the curve {curve}", "only one", "choose custom or clear them")
+    named = None if side == OWN_SIDE else side
+    # `Application` checks the names.
+    return Application(strength, start_percent, end_percent, chosen, named)  # type: ignore[arg-type]
+
+
+def _custom_weights(block_weights: str) -> tuple[float, ...]:
+    """The numbers in a text."""
     try:
-        return tuple(map(float, words))
+        return tuple(float(word) for word in re.split(r"[\s,;]+", block_weights) if word)
     except ValueError as error:
         raise SettingError(
             found=f"block_weights = {block_weights!r}",
             expected="numbers, separated by spaces or commas",
             do="write one for each block, such as 1 1 1 0.5",
         ) from error
-
-
-def read_sides(side: str) -> Sides | None:
-    """The sides that a form asks for; None is the curve's own."""
-    return None if side == OWN_SIDES else side  # type: ignore[return-value]  # a combo's value

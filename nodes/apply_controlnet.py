@@ -5,7 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io
 from torch import Tensor
 
-from .application_form import OWN_SIDES, application_inputs, read_sides, read_weights
+from .application_form import OWN_SIDE, application_inputs, read_application
 from .bridge.control.apply import apply_stack, configured
 from .bridge.host.types import Conditioning, HostControlNet, HostVae
 
@@ -53,12 +53,12 @@ class ApplyControlNet(io.ComfyNode):
         start_percent: float,
         end_percent: float,
         curve: str = "flat",
-        side: str = OWN_SIDES,
+        side: str = OWN_SIDE,
         block_weights: str = "",
         vae: HostVae = None,
     ) -> io.NodeOutput:
         """Apply the net."""
-        weights = read_weights(curve, block_weights)
-        net = configured(control_net, weights, read_sides(side), cls.hidden.unique_id)
+        application = read_application(strength, start_percent, end_percent, curve, side, block_weights)
+        net = configured(control_net, application, cls.hidden.unique_id)
         stack = [(net, image, strength, start_percent, end_percent)]
         return io.NodeOutput(*apply_stack((positive, negative), stack, vae, cls.hidden.unique_id))

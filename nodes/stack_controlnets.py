@@ -5,7 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io
 from torch import Tensor
 
-from .application_form import OWN_SIDES, ControlNetStack, application_inputs, read_sides, read_weights
+from .application_form import OWN_SIDE, ControlNetStack, application_inputs, read_application
 from .bridge.control.apply import apply_stack, configured, read_stack
 from .bridge.host.blocking import blocked
 from .bridge.host.types import Conditioning, HostControlNet, HostStack, HostVae
@@ -51,7 +51,7 @@ class StackControlNets(io.ComfyNode):
         start_percent: float,
         end_percent: float,
         curve: str = "flat",
-        side: str = OWN_SIDES,
+        side: str = OWN_SIDE,
         block_weights: str = "",
         stack: HostStack = None,
         positive: Conditioning | None = None,
@@ -59,8 +59,8 @@ class StackControlNets(io.ComfyNode):
         vae: HostVae = None,
     ) -> io.NodeOutput:
         """Make the longer stack and apply it to the conditionings there are."""
-        weights = read_weights(curve, block_weights)
-        net = configured(control_net, weights, read_sides(side), cls.hidden.unique_id)
+        application = read_application(strength, start_percent, end_percent, curve, side, block_weights)
+        net = configured(control_net, application, cls.hidden.unique_id)
         longer = [*read_stack(stack), (net, image, strength, start_percent, end_percent)]
         given = {"positive": positive, "negative": negative}
         there = {name: conditioning for name, conditioning in given.items() if conditioning is not None}

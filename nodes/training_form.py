@@ -18,6 +18,8 @@ GIVEN_BY_THE_GRAPH = ("device", "out", "base", "data")
 IN_TOML_ALONE = ("start_from",)
 """Settings without a widget: `settings_toml` may hold them."""
 EVALUATION = "evaluation"
+WIDGETS = {f"{EVALUATION}_side": f"{EVALUATION}_sides"}
+"""Settings whose widget has another name, which saved workflows know."""
 MOST = 2**32 - 1
 FINE_STEP, FINEST_STEP = 0.001, 0.000001
 
@@ -39,7 +41,8 @@ def read_settings(widgets: Mapping[str, Any], toml: str) -> TrainSettings:
     Raises:
         SettingError: If it is no TOML, a name is unknown or a value impossible.
     """
-    evaluation = {name: widgets[f"{EVALUATION}_{name}"] for name in EvaluationSettings.model_fields}
+    names = {name: f"{EVALUATION}_{name}" for name in EvaluationSettings.model_fields}
+    evaluation = {name: widgets[WIDGETS.get(widget, widget)] for name, widget in names.items()}
     plain = {name: value for name, value in widgets.items() if not name.startswith(f"{EVALUATION}_")}
     try:
         written = tomllib.loads(toml)
@@ -58,7 +61,7 @@ def _inputs(model: type[BaseModel], prefix: str) -> Iterator[Any]:
         if name == EVALUATION:
             yield from _inputs(EvaluationSettings, f"{EVALUATION}_")
         elif name not in (*GIVEN_BY_THE_GRAPH, *IN_TOML_ALONE):
-            yield _input(prefix + name, field)
+            yield _input(WIDGETS.get(prefix + name, prefix + name), field)
 
 
 def _input(name: str, field: FieldInfo) -> io.Input:

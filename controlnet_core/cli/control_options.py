@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from ..control.curves import CURVES, SIDES, Curve, Sides
+from ..control.curves import CURVES, SIDES
 from ..errors import SettingError
 from .parser import Parser
 
@@ -15,34 +15,34 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ..base import Base
+    from ..control.application import Application
     from ..control.stack import Control
 
 Value = TypeVar("Value")
+APPLICATION = ("strength", "start", "end", "curve", "side")
+"""The options that say how a net is applied, named as in `Application`."""
 
 
 @dataclass(frozen=True)
-class ControlWords:
+class NamedControl:
     """One applied net, as the command line names it.
 
     Attributes:
         control: The net's file.
         hint: The hint's file.
         canny: Thresholds of the edges to follow in place of the hint itself, or None.
-        strength: See `Control`, as for all that follow.
-        start: The fraction of the schedule at which it begins to act.
-        end: The fraction at which it stops.
-        weights: The curve of block weights.
-        sides: The sides of guidance, or None for the curve's own.
+        application: How it is applied.
     """
 
     control: str
     hint: str
     canny: tuple[float, float] | None
-    strength: float
-    start: float
-    end: float
-    weights: Curve
-    sides: Sides | None
+    application: Application
+
+    def as_json(self) -> dict[str, Any]:
+        """The same as JSON has it, under the names of the options."""
+        applied = {name: getattr(self.application, name) for name in APPLICATION}
+        return {"control": self.control, "hint": self.hint, "canny": self.canny, **applied}
 
 
 def add_control_options(parser: Parser) -> None:
@@ -62,15 +62,16 @@ def add_control_options(parser: Parser) -> None:
     add("strength", "S", "how strongly it acts (default: 1.0)", float)
     add("start", "F", "the fraction of the schedule at which it begins (default: 0.0)", float)
     add("end", "F", "the fraction of the schedule at which it stops (default: 1.0)", float)
-    add("weights", "CURVE", f"its curve of block weights: {', '.join(CURVES)} (default: flat)", choices=CURVES)
-    add("sides", "SIDES", f"the sides of guidance: {', '.join(SIDES)} (default: the curve's own)", choices=SIDES)
+    add("curve", "CURVE", f"its curve of block weights: {', '.join(CURVES)} (default: flat)", choices=CURVES)
+    add("side", "SIDE", f"the side of guidance: {', '.join(SIDES)} (default: the curve's own)", choices=SIDES)
 
 
-def control_words(arguments: argparse.Namespace) -> list[ControlWords]:
+def named_controls(arguments: argparse.Namespace) -> list[NamedControl]:
     """Match the options that were given with the nets.
 
     Raises:
-        SettingError: If an option is given neither once nor once for each net, or a net has no hint.
+        SettingError: If an option is given neither once nor once for each net, a net has no hint, or a setting is
+            impossible.
     """
     count = len(arguments.control)
     if count and not arguments.hint:
@@ -86,24 +87,18 @@ def control_words(arguments: argparse.Namespace) -> list[ControlWords]:
             raise SettingError(found, "1" if count == 1 else f"1 or {count}", do)
         return given if len(given) == count else (given or [default]) * count
 
-    groups = zip(
-        arguments.control,
-        each("hint", ""),
-        each("canny", [0.0, 0.0]),
-        each("strength", 1.0),
-        each("start", 0.0),
-        each("end", 1.0),
-        each("weights", "flat"),
-        each("sides", None),
-        strict=True,
-    )
+    from ..control.application import Application
+
+    defaults = {name: getattr(Application(), name) for name in APPLICATION}
+    applied = zip(*(each(name, default) for name, default in defaults.items()), strict=True)
+    named = zip(arguments.control, each("hint", ""), each("canny", [0.0, 0.0]), applied, strict=True)
     return [
-        ControlWords(control, hint, tuple(canny) if any(canny) else None, *others)
-        for control, hint, canny, *others in groups
+        NamedControl(control, hint, (canny[0], canny[1]) if any(canny) else None, Application(*values))
+        for control, hint, canny, values in named
     ]
 
 
-def read_hints(words: Sequence[ControlWords]) -> list[Tensor]:
+def read_hints(named: Sequence[NamedControl]) -> list[Tensor]:
     """Read the hints, each of shape (1, 3, H, W) in [0, 1].
 
     Raises:
@@ -112,11 +107,11 @@ def read_hints(words: Sequence[ControlWords]) -> list[Tensor]:
     from ..data.hints import canny_hint
     from ..pictures.read import load_image
 
-    images = {one.hint: load_image(one.hint) for one in words}
-    return [images[one.hint] if one.canny is None else canny_hint(images[one.hint], *one.canny) for one in words]
+    images = {one.hint: load_image(one.hint) for one in named}
+    return [images[one.hint] if one.canny is None else canny_hint(images[one.hint], *one.canny) for one in named]
 
 
-def loaded_controls(words: Sequence[ControlWords], hints: Sequence[Tensor], base: Base) -> list[Control]:
+def loaded_controls(named: Sequence[NamedControl], hints: Sequence[Tensor], base: Base) -> list[Control]:
     """Load the nets, each file once, beside a base.
 
     Raises:
@@ -126,9 +121,9 @@ def loaded_controls(words: Sequence[ControlWords], hints: Sequence[Tensor], base
     from ..control.stack import Control
     from ..weights.load import load_controlnet
 
-    files = dict.fromkeys(one.control for one in words)
+    files = dict.fromkeys(one.control for one in named)
     nets = {file: load_controlnet(file, device=base.device, dtype=base.dtype) for file in files}
     return [
-        Control(nets[one.control], hint, one.strength, one.start, one.end, one.weights, sides=one.sides)
-        for one, hint in zip(words, hints, strict=True)
+        Control(nets[one.control], hint, one.application)
+        for one, hint in zip(named, hints, strict=True)
     ]

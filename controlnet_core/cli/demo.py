@@ -110,7 +110,7 @@ def demo_settings(out: Path, steps: int, seed: int) -> TrainSettings:
             "weight_decay": 0.0,
             "average_decay": 0.98,
             "checkpoint_every": 100,
-            "evaluation": {"every": 50, "hints": 16, "sampling_steps": 10, "guidance": 3.0, "sides": "conditional"},
+            "evaluation": {"every": 50, "hints": 16, "sampling_steps": 10, "guidance": 3.0, "side": "conditional"},
             "seed": seed,
             "device": "cpu",
             "out": out / "runs",
@@ -207,7 +207,7 @@ class Stage:
         from ..toy.shapes_validation import ShapesValidation
 
         scenes = ShapesDataset(hints, self.size, seed=0, held_out=True)
-        return ShapesValidation(self.base, scenes, self.sampling, self.settings.evaluation.sides)
+        return ShapesValidation(self.base, scenes, self.sampling, self.settings.evaluation.side)
 
     def result(self, net_path: Path) -> DemoResult:
         """Score the net on 64 held-out hints and draw the coin."""
@@ -234,7 +234,7 @@ class Stage:
         from ..toy.photograph import coin_hint, coin_photograph
 
         hint = coin_hint()
-        controls = [Control(net, hint, sides=self.settings.evaluation.sides)]
+        controls = [Control(net, hint, side=self.settings.evaluation.side)]
         ways: tuple[tuple[str, list[Control]], ...] = ((COIN_PROMPT, controls), ("", controls), (COIN_PROMPT, []))
         drawings = [generate(self.base, prompt, used, settings=self.sampling)[0] for prompt, used in ways]
         return coin_photograph()[0], hint[0], *drawings

@@ -8,7 +8,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .control_options import add_control_options, control_words, loaded_controls, read_hints
+from .control_options import add_control_options, loaded_controls, named_controls, read_hints
 from .output import Interrupted, note, print_result
 from .parser import Commands, new_command
 from .picture_files import check_writable, picture_files, write_picture
@@ -61,16 +61,16 @@ def run(arguments: argparse.Namespace) -> int:
     from ..sampling.generate import SamplingSettings
 
     files = picture_files(arguments.out, arguments.count)
-    words = control_words(arguments)
+    named = named_controls(arguments)
     names = ("steps", "guidance", "size", "seed", "sampler", "spacing")
     settings = SamplingSettings(**{name: getattr(arguments, name) for name in names})
     check_writable(files[0].parent)
-    hints = read_hints(words)
+    hints = read_hints(named)
     base = _opened(arguments)
-    controls = loaded_controls(words, hints, base)
+    controls = loaded_controls(named, hints, base)
     settings = replace(settings, size=settings.size or (base.family.image_size,) * 2)
     about = {name: getattr(arguments, name) for name in ("prompt", "negative", "base")}
-    about |= {**asdict(settings), "controls": [asdict(one) for one in words]}
+    about |= {**asdict(settings), "controls": [one.as_json() for one in named]}
     pictures = _draw(about, base, controls, settings, files)
     facts = [("picture", f"{one['path']} (seed {one['seed']})") for one in pictures]
     print_result(facts, {**about, "pictures": pictures}, arguments.json)

@@ -6,65 +6,50 @@ import math
 from collections.abc import Sequence
 from typing import Literal, get_args
 
+from ..config import BlockLevels
 from ..errors import SettingError
 
-Curve = Literal["flat", "cfg_resolution", "cfg_resolution_normalised", "guess"]
-CURVES: tuple[Curve, ...] = get_args(Curve)
-Weights = Curve | tuple[float, ...]
-Sides = Literal["both", "conditional", "unconditional"]
-SIDES: tuple[Sides, ...] = get_args(Sides)
+CurveName = Literal["flat", "cfg_resolution", "cfg_resolution_normalised", "guess"]
+CURVES: tuple[CurveName, ...] = get_args(CurveName)
+Curve = CurveName | tuple[float, ...]
+"""The name of a curve, or one weight for each skip and then the middle block."""
+Side = Literal["both", "conditional", "unconditional"]
+"""The side of classifier-free guidance that a net acts on, or both."""
+SIDES: tuple[Side, ...] = get_args(Side)
 
 GUESS_BASE = 0.825
 
 
-def default_sides(weights: Weights) -> Sides:
-    """The sides of classifier-free guidance on which a curve acts unless told otherwise.
+def default_side(curve: Curve) -> Side:
+    """The side of classifier-free guidance on which a curve acts unless told otherwise.
 
     The curves made for control without a prompt act on the conditional side: with equal prompts and the same control
     on both sides, guidance would have nothing to amplify.
     """
-    return "conditional" if weights in ("cfg_resolution", "cfg_resolution_normalised", "guess") else "both"
+    return "conditional" if curve in ("cfg_resolution", "cfg_resolution_normalised", "guess") else "both"
 
 
-def check_application(strength: float, start: float, end: float) -> None:
-    """See that a strength is finite, and that a window is a part of the schedule.
-
-    Raises:
-        SettingError: If not.
-    """
-    if not math.isfinite(strength):
-        raise SettingError(f"strength = {strength}", "a finite number", "use 1 for the net's full strength")
-    if not 0 <= start <= end <= 1:
-        raise SettingError(
-            found=f"start = {start}, end = {end}",
-            expected="0 <= start <= end <= 1",
-            do="give fractions of the schedule, such as 0 and 0.8",
-        )
-
-
-def check_weights(weights: Weights | Sequence[float]) -> Weights:
+def check_curve(curve: Curve | Sequence[float]) -> Curve:
     """Give back the name of a curve, or custom weights as a tuple of finite numbers.
 
     Raises:
         SettingError: If it is neither.
     """
-    if isinstance(weights, str):
-        if weights in CURVES:
-            return weights
+    if isinstance(curve, str):
+        if curve in CURVES:
+            return curve
         raise SettingError(
-            found=f"weights = {weights!r}",
+            found=f"curve = {curve!r}",
             expected=f"{', '.join(CURVES)}, or numbers",
             do="choose a curve, or give one number for each skip and one for the middle block",
         )
-    custom = tuple(map(float, weights))
+    custom = tuple(map(float, curve))
     if not all(map(math.isfinite, custom)):
         raise SettingError(found=f"weights {custom}", expected="finite numbers", do="leave out NaN and infinity")
     return custom
 
 
-def block_weights(
-    weights: Weights, skip_levels: Sequence[int], middle_level: int, latent_height: int
-) -> tuple[float, ...]:
+def block_weights(curve: Curve, levels: BlockLevels, latent_height: int) -> tuple[float, ...]:
     """The weight of each skip, shallowest first, and then of the middle block.
 
     `cfg_resolution` is the paper's CFG resolution weighting (Zhang et al. 2023, section 3.4): w_i = 64 / h_i at 512
@@ -73,27 +58,26 @@ def block_weights(
     the paper's implementation: 0.825**(n - i) for skip i of n, and 1 for the middle.
 
     Arguments:
-        weights: A curve's name or custom weights.
-        skip_levels: The level of each skip; each level halves the resolution, rounding up.
-        middle_level: The level of the middle block.
+        curve: A curve's name or custom weights.
+        levels: The level of each block; each level halves the resolution, rounding up.
         latent_height: Rows of the latents (an eighth of the picture's).
 
     Raises:
         SettingError: If there are more or fewer custom weights than blocks.
     """
-    count = len(skip_levels)
-    if weights == "flat":
+    count = len(levels.skips)
+    if curve == "flat":
         return (1.0,) * (count + 1)
-    if weights == "guess":
+    if curve == "guess":
         return (*(GUESS_BASE ** (count - index) for index in range(count)), 1.0)
-    if isinstance(weights, str):
-        literal = tuple(latent_height / _height(latent_height, level) for level in (*skip_levels, middle_level))
-        largest = max(literal) if weights == "cfg_resolution_normalised" else 1.0
+    if isinstance(curve, str):
+        literal = tuple(latent_height / _height(latent_height, level) for level in (*levels.skips, levels.middle))
+        largest = max(literal) if curve == "cfg_resolution_normalised" else 1.0
         return tuple(weight / largest for weight in literal)
-    if len(weights) == count + 1:
-        return weights
+    if len(curve) == count + 1:
+        return curve
     raise SettingError(
-        found=f"{len(weights)} weights",
+        found=f"{len(curve)} weights",
         expected=f"{count + 1} for this net: {count} skips, shallowest first, and the middle block",
         do="give one number for each",
     )

@@ -2,23 +2,11 @@
 
 from __future__ import annotations
 
-import warnings
-
 from torch import Tensor
 from torch.nn import functional
 
 from ..errors import HintError
 from ..pictures.read import SMALLEST_SIDE, HintImage, in_range, read_pixels
-from .notes import ControlWarning, crop_note, cropped_size
-
-
-def prepare_hint(image: HintImage, height: int, width: int, channels: int = 3) -> Tensor:
-    """Read and fit a hint: see `read_hint` and `fit_hint`. Warns with `ControlWarning` if it is cropped."""
-    hint = read_hint(image, channels)
-    note = crop_note(hint, height, width)
-    if note is not None:
-        warnings.warn(note, ControlWarning, stacklevel=2)
-    return fit_hint(hint, height, width)
 
 
 def read_hint(image: HintImage, channels: int = 3) -> Tensor:
@@ -81,6 +69,12 @@ def fit_hint(hint: Tensor, height: int, width: int) -> Tensor:
 def fit_mask(mask: Tensor, height: int, width: int) -> Tensor:
     """Crop a mask (B, 1, H, W) as `fit_hint` does, then resize by averaging, so that its edges stay where they are."""
     return functional.interpolate(_cropped(mask, height, width), size=(height, width), mode="area")
+
+
+def cropped_size(hint: Tensor, height: int, width: int) -> tuple[int, int]:
+    """Rows and columns of the largest part of a hint that has the aspect of height x width."""
+    rows, columns = hint.shape[-2:]
+    return min(rows, max(1, round(columns * height / width))), min(columns, max(1, round(rows * width / height)))
 
 
 def _cropped(hint: Tensor, height: int, width: int) -> Tensor:

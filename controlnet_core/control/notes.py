@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from .step import Window
+from .application import Window
+from .hint import cropped_size
 
 
 class ControlWarning(UserWarning):
@@ -23,12 +24,6 @@ def crop_note(image: Tensor, height: int, width: int, name: str = "hint") -> str
         f"the {name} has {image.shape[-1]} x {image.shape[-2]} pixels, another aspect than the picture's "
         f"{width} x {height}: {lost} {'rows' if rows < image.shape[-2] else 'columns'} at its borders are cut off"
     )
-
-
-def cropped_size(hint: Tensor, height: int, width: int) -> tuple[int, int]:
-    """Rows and columns of the largest part of a hint that has the aspect of height x width."""
-    rows, columns = hint.shape[-2:]
-    return min(rows, max(1, round(columns * height / width))), min(columns, max(1, round(rows * width / height)))
 
 
 def window_note(window: Window, sigmas: Sequence[float], start: float, end: float) -> str | None:

@@ -7,75 +7,83 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import reduce
 from operator import add
+from typing import TypedDict, Unpack
 
 import torch
 from torch import Tensor
 
 from ..config import UNetConfig
 from ..errors import FamilyMismatchError, SettingError
-from ..model.controlnet import ControlNet
 from ..model.residuals import Residuals
 from ..pictures.read import HintImage
 from ..schedule import NoiseSchedule
-from .curves import SIDES, Sides, Weights, block_weights, check_application, check_weights, default_sides
-from .hint import fit_hint, fit_mask, read_hint, read_mask
+from .application import Application
+from .controller import Controller
+from .curves import Curve, Side
+from .hint import fit_hint, fit_mask, read_hint
 from .notes import ControlWarning, crop_note, hint_count_note, window_note
-from .step import Side, StepInput, Window, run_net
+from .step import GuidanceSide, StepInput, run_net
 
 PIXELS_PER_LATENT = 8
 
 
-@dataclass(frozen=True, eq=False)
+class ControlSettings(TypedDict, total=False):
+    """The settings of an `Application`, as keyword arguments."""
+
+    strength: float
+    start: float
+    end: float
+    curve: Curve
+    side: Side | None
+    mask: HintImage | None
+
+
+@dataclass(frozen=True, eq=False, init=False)
 class Control:
     """A net applied with a hint; several applied nets make a stack.
+
+    `Control(net, hint, strength=0.8, end=0.5)` is short for `Control(net, hint, Application(strength=0.8, end=0.5))`.
 
     Attributes:
         net: The net.
         hint: What the picture should follow, in any layout that `read_hint` takes and of any size. Hint i steers
             picture i; fewer hints than pictures are repeated.
-        strength: Factor of all residuals.
-        start: Fraction of the training schedule, 0 to 1, at which the net begins to act.
-        end: The fraction at which it stops.
-        weights: A curve of block weights (see `block_weights`), or one number for each skip and then the middle block.
-        mask: Where the net acts, 0 to 1, of the hint's extent, in a layout that `read_mask` takes; None is everywhere.
-        sides: The sides of classifier-free guidance it acts on; None is the curve's own (`default_sides`).
+        application: How strongly, when, where, on which blocks and on which side it acts.
         hint_pixels: The hint as read, shape (B, hint_channels, H, W) in [0, 1].
-        mask_pixels: The mask as read, shape (B, 1, H, W) in [0, 1], or None.
 
     Raises:
         HintError: If the hint or the mask cannot be used.
-        SettingError: If a setting is impossible.
+        SettingError: If a setting is impossible, or there are custom weights for another number of blocks.
     """
 
-    net: ControlNet
+    net: Controller
     hint: HintImage
-    strength: float = 1.0
-    start: float = 0.0
-    end: float = 1.0
-    weights: Weights = "flat"
-    mask: HintImage | None = None
-    sides: Sides | None = None
-    hint_pixels: Tensor = field(init=False, repr=False)
-    mask_pixels: Tensor | None = field(init=False, repr=False)
+    application: Application
+    hint_pixels: Tensor = field(repr=False)
 
-    def __post_init__(self) -> None:
-        check_application(self.strength, self.start, self.end)
-        if self.sides is not None and self.sides not in SIDES:
-            raise SettingError(f"sides = {self.sides!r}", f"one of {', '.join(SIDES)}", "choose one")
-        self.block_factors(latent_height=1)
-        object.__setattr__(self, "hint_pixels", read_hint(self.hint, self.net.hint_channels))
-        object.__setattr__(self, "mask_pixels", None if self.mask is None else read_mask(self.mask))
-
-    @property
-    def acting_sides(self) -> Sides:
-        """The sides of classifier-free guidance that the net acts on."""
-        return self.sides or default_sides(self.weights)
-
-    def block_factors(self, latent_height: int) -> tuple[float, ...]:
-        """Strength times block weight for each skip and then the middle block."""
-        config = self.net.config
-        weights = block_weights(check_weights(self.weights), config.skip_levels, config.middle_level, latent_height)
-        return tuple(self.strength * weight for weight in weights)
+    def __init__(
+        self,
+        net: Controller,
+        hint: HintImage,
+        application: Application | None = None,
+        **settings: Unpack[ControlSettings],
+    ) -> None:
+        if application is not None and settings:
+            raise SettingError(
+                found=f"an application and {', '.join(settings)} beside it",
+                expected="the one or the other",
+                do=f"put {', '.join(settings)} into the application",
+            )
+        application = application or Application(**settings)
+        application.block_factors(net.block_levels, latent_height=1)
+        values = {
+            "net": net,
+            "hint": hint,
+            "application": application,
+            "hint_pixels": read_hint(hint, net.hint_channels),
+        }
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
 
 
 class ControlRun:
@@ -99,21 +107,20 @@ class ControlRun:
         latent_size: tuple[int, int],
         embedded_hints: dict[tuple[int, int], Tensor] | None = None,
     ) -> None:
+        mask = control.application.mask_pixels
         self.control = control
-        self.factors = control.block_factors(latent_size[0])
-        self.window = Window(schedule.sigma_at(control.start), schedule.sigma_at(control.end))
+        self.window = control.application.window(schedule.sigma_at)
         self.latent_size = latent_size
-        self.mask = None if control.mask_pixels is None else fit_mask(control.mask_pixels, *latent_size)
+        self.mask = None if mask is None else fit_mask(mask, *latent_size)
         self.hint_encodings = 0
         self.forwards = 0
         self._embedded_hints = {} if embedded_hints is None else embedded_hints
 
     def residuals(self, step: StepInput) -> Residuals | None:
         """What the net adds at one step: zeros in rows of a side that is off, None if it does not act at all."""
-        control = self.control
-        if not self.window.holds(step.sigma):
-            return None
-        output = run_net(control.net, step, control.acting_sides, self.factors, self._embedded_hint, self.mask)
+        net, application = self.control.net, self.control.application
+        factors = application.factors_at(step.sigma, self.window, net.block_levels, self.latent_size[0])
+        output = run_net(net, step, application.acting_side, factors, self._embedded_hint, self.mask)
         self.forwards += output is not None
         return output
 
@@ -149,7 +156,7 @@ class ControlStack:
         schedule: NoiseSchedule,
         sigmas: Tensor,
         latents: torch.Size | tuple[int, ...],
-        sides: tuple[Side, ...] = ("unconditional", "conditional"),
+        sides: tuple[GuidanceSide, ...] = ("unconditional", "conditional"),
     ) -> None:
         embedded_hints: dict[tuple[int, int], Tensor] = {}
         size = (latents[-2], latents[-1])
@@ -174,27 +181,26 @@ def check_family(control: Control, config: UNetConfig) -> None:
     Raises:
         FamilyMismatchError: If they do not.
     """
-    net = control.net.config
-    sizes = [
-        (one.in_channels, one.skip_levels, one.skip_channels, one.context_dim, one.vector_dim) for one in (net, config)
-    ]
-    if sizes[0] != sizes[1]:
+    net = control.net
+    if net.joints != config.joints:
+        apart = [name for name, size in config.joints.items() if net.joints[name] != size]
+        sizes = [", ".join(f"{name} {one[name]}" for name in apart) for one in (net.joints, config.joints)]
         raise FamilyMismatchError(
-            found=f"a {net.family} net (channels {net.level_channels}, context {net.context_dim})",
-            expected=f"one of {config.family} (channels {config.level_channels}, context {config.context_dim})",
+            found=f"a net of {net.family} ({sizes[0]})",
+            expected=f"one of {config.family} ({sizes[1]})",
             do="use a net and a base of the same family",
         )
 
 
-def _notes(run: ControlRun, sigmas: list[float], pictures: int, sides: tuple[Side, ...]) -> list[str]:
+def _notes(run: ControlRun, sigmas: list[float], pictures: int, sides: tuple[GuidanceSide, ...]) -> list[str]:
     """In words, how an applied net will act otherwise than one may expect."""
-    control = run.control
+    control, application = run.control, run.control.application
     height, width = (PIXELS_PER_LATENT * side for side in run.latent_size)
     notes = [crop_note(control.hint_pixels, height, width)]
-    if control.mask_pixels is not None:
-        notes.append(crop_note(control.mask_pixels, height, width, "mask"))
-    notes.append(window_note(run.window, sigmas, control.start, control.end))
-    if control.acting_sides not in ("both", *sides):
+    if application.mask_pixels is not None:
+        notes.append(crop_note(application.mask_pixels, height, width, "mask"))
+    notes.append(window_note(run.window, sigmas, application.start, application.end))
+    if application.acting_side not in ("both", *sides):
         notes.append("it acts on the unconditional side only, which is not computed at guidance 1")
     notes.append(hint_count_note(len(control.hint_pixels), pictures))
     return [note for note in notes if note is not None]

@@ -9,13 +9,12 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ..model.controlnet import ControlNet
 from ..model.residuals import Residuals
-from .curves import Sides
+from .controller import Controller
+from .curves import Side
 
-Side = Literal["unconditional", "conditional"]
-BOUND_TOLERANCE = 1e-5
-"""Relative room around a window's sigmas, so that rounding does not decide whether a step is inside."""
+GuidanceSide = Literal["unconditional", "conditional"]
+"""One of the two predictions of classifier-free guidance."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,7 +35,7 @@ class StepInput:
     context: Tensor
     y: Tensor | None
     sigma: float
-    sides: tuple[Side, ...]
+    sides: tuple[GuidanceSide, ...]
 
     @property
     def pictures(self) -> int:
@@ -48,51 +47,35 @@ class StepInput:
         y = None if self.y is None else self.y[index]
         return replace(self, x=self.x[index], timesteps=self.timesteps[index], context=self.context[index], y=y)
 
-    def rows_on(self, sides: Sides) -> Tensor:
-        """The indices of the rows on the sides given, shape (n,)."""
-        on = [part for part, side in enumerate(self.sides) if sides in ("both", side)]
+    def rows_on(self, side: Side) -> Tensor:
+        """The indices of the rows on a side, or on both, shape (n,)."""
+        on = [part for part, its_side in enumerate(self.sides) if side in ("both", its_side)]
         return torch.arange(len(self.x), device=self.x.device).reshape(len(self.sides), -1)[on].flatten()
 
 
-@dataclass(frozen=True)
-class Window:
-    """The noise levels between which a net acts, both included.
-
-    Attributes:
-        sigma_start: Where it begins, the higher one.
-        sigma_end: Where it stops.
-    """
-
-    sigma_start: float
-    sigma_end: float
-
-    def holds(self, sigma: float) -> bool:
-        """Whether a noise level lies inside."""
-        return self.sigma_end * (1 - BOUND_TOLERANCE) <= sigma <= self.sigma_start * (1 + BOUND_TOLERANCE)
-
-
 def run_net(
-    net: ControlNet,
+    net: Controller,
     step: StepInput,
-    sides: Sides,
+    side: Side,
     factors: Sequence[float],
     embedded_hint: Callable[[Tensor], Tensor],
     mask: Tensor | None = None,
 ) -> Residuals | None:
-    """Run a net on the rows of its sides, and only as deep as a factor asks for.
+    """Run a net on the rows of its side, and only as deep as a factor asks for.
 
     Arguments:
         net: The net.
         step: What the UNet is given.
-        sides: The sides of guidance that the net acts on.
-        factors: Strength times block weight for each skip and then the middle block.
+        side: The side of guidance that the net acts on, or both.
+        factors: Of each skip and then the middle block, as `Application.factors_at` gives them: none outside the
+            window.
         embedded_hint: Gives, for latents, the hints as `embed_hint` does; hint i steers picture i, in turn.
         mask: Where the net acts, shape (B or 1, 1, h, w); mask i is picture i's, in turn.
 
     Returns:
         Residuals of all rows, zero on the side that is off; None if the net has nothing to add.
     """
-    rows = step.rows_on(sides)
+    rows = step.rows_on(side)
     if not len(rows) or not any(factors):
         return None
     whole = len(rows) == len(step.x)

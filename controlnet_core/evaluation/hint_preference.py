@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..base import Base, TextEmbeddings
-from ..control.curves import Sides
+from ..control.curves import Side
 from ..data.dataset import Progress
 from ..data.held_out import Subset
 from ..keyed import keyed_generator
@@ -37,7 +37,7 @@ class HintPreferenceValidation:
         base: The base that draws.
         pairs: The held-out pairs, at least 2.
         sampling: How to draw the samples; its seed draws the noise.
-        sides: The sides of guidance that control acts on in the samples.
+        side: The side of guidance that control acts on in the samples.
 
     Attributes:
         ceiling: The score of a net that always knows the own hint.
@@ -47,7 +47,7 @@ class HintPreferenceValidation:
     base: Base
     pairs: Subset
     sampling: SamplingSettings
-    sides: Sides = "both"
+    side: Side = "both"
     ceiling: float = 1.0
     without_control: float = 0.5
 
@@ -71,7 +71,7 @@ class HintPreferenceValidation:
         own, other = self._losses(net, self.hints), self._losses(net, self.hints.roll(1, 0))
         known = (own < other).double() + 0.5 * (own == other)
         saved = {"loss_saved": 1 - float(own.mean() / other.mean())}
-        pictures = draw_hints(self.base, net, self.hints, self.captions, self.sampling, self.sides, progress)
+        pictures = draw_hints(self.base, net, self.hints, self.captions, self.sampling, self.side, progress)
         return Evaluation(tuple(known.mean(0).tolist()), saved, pictures)
 
     @cached_property

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..base import Base
-from ..control.curves import Sides
+from ..control.curves import Side
 from ..control.stack import Control
 from ..data.dataset import Progress
 from ..model.controlnet import ControlNet
@@ -70,7 +70,7 @@ def draw_hints(
     hints: Tensor,
     prompts: Sequence[str],
     sampling: SamplingSettings,
-    sides: Sides,
+    side: Side,
     progress: Progress | None = None,
 ) -> Tensor:
     """Draw one picture for each hint, in batches that memory holds.
@@ -81,7 +81,7 @@ def draw_hints(
         hints: Shape (N, C, H, W) in [0, 1].
         prompts: N prompts.
         sampling: How to draw; its seed draws the noise.
-        sides: The sides of guidance that control acts on.
+        side: The side of guidance that control acts on, or both.
         progress: Told how many pictures are drawn.
 
     Returns:
@@ -96,7 +96,7 @@ def draw_hints(
             if progress is not None:
                 progress(min(start + step, len(hints)) if done == steps else start, len(hints))
 
-        controls = [] if net is None else [Control(net, hints[rows], sides=sides)]
+        controls = [] if net is None else [Control(net, hints[rows], side=side)]
         settings = replace(sampling, seed=sampling.seed + start)
         pictures.append(generate(base, prompts[rows], controls, settings=settings, callback=drawn).cpu())
     return torch.cat(pictures)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
 
-from ..config import UNetConfig
+from ..config import BlockLevels, UNetConfig
 from ..errors import SettingError, TensorShapeError
 from ..expect import expect
 from .encoder import Encoder
@@ -134,6 +134,21 @@ class ControlNet(nn.Module):
         )
         if operations is nn:
             self.initialise(torch.Generator().manual_seed(0))
+
+    @property
+    def family(self) -> str:
+        """The name of the model family it is for."""
+        return self.config.family
+
+    @property
+    def joints(self) -> Mapping[str, object]:
+        """The sizes in which it and a UNet must agree."""
+        return self.config.joints
+
+    @property
+    def block_levels(self) -> BlockLevels:
+        """The levels of the blocks that it gives residuals for."""
+        return self.config.block_levels
 
     def initialise(self, generator: torch.Generator) -> None:
         """Draw the hint encoder's weights and set every zero convolution to zero."""

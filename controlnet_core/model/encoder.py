@@ -26,7 +26,7 @@ class EncoderStage(nn.Module):
         self.blocks = nn.ModuleList(
             Block(before, after, depth, config, layers) for before, after in pairwise(widths)
         )
-        self.downsample = Downsample(outputs, layers) if level < config.middle_level else None
+        self.downsample = Downsample(outputs, layers) if level < config.block_levels.middle else None
 
 
 class Encoder(nn.Module):

@@ -51,9 +51,9 @@ class DecoderStage(nn.Module):
     def __init__(self, level: int, config: UNetConfig, layers: LayerFactory) -> None:
         super().__init__()
         outputs = config.level_channels[level]
-        inputs = config.level_channels[min(level + 1, config.middle_level)]
+        inputs = config.level_channels[min(level + 1, config.block_levels.middle)]
         depth = config.transformer_depth[level]
-        first = len(config.skip_levels) - (len(config.channel_mult) - level) * (config.num_res_blocks + 1)
+        first = len(config.block_levels.skips) - (len(config.channel_mult) - level) * (config.num_res_blocks + 1)
         skips = config.skip_channels[first : first + config.num_res_blocks + 1][::-1]
         widths = [inputs] + [outputs] * config.num_res_blocks
         self.blocks = nn.ModuleList(

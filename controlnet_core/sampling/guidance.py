@@ -10,13 +10,13 @@ from torch import Tensor
 from ..base import TextEmbeddings
 from ..config import Prediction
 from ..control.stack import ControlStack
-from ..control.step import Side, StepInput
+from ..control.step import GuidanceSide, StepInput
 from ..model.unet import UNet
 from ..prediction import denoised, network_input
 from ..schedule import NoiseSchedule
 
 
-def guidance_sides(guidance: float) -> tuple[Side, ...]:
+def guidance_sides(guidance: float) -> tuple[GuidanceSide, ...]:
     """The sides that guidance needs; at 1 the unconditional one cancels and is left out."""
     return ("conditional",) if guidance == 1 else ("unconditional", "conditional")
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..base import Base
-from ..control.curves import Sides
+from ..control.curves import Side
 from ..data.dataset import Progress
 from ..errors import DatasetError
 from ..evaluation.validation import Evaluation, at_once, draw_hints
@@ -28,13 +28,13 @@ class ShapesValidation:
         base: The base that draws.
         scenes: The held-out pairs; their `held_out` must be true.
         sampling: How to draw; its seed draws the noise.
-        sides: The sides of guidance that control acts on.
+        side: The side of guidance that control acts on, or both.
     """
 
     base: Base
     scenes: ShapesDataset
     sampling: SamplingSettings
-    sides: Sides = "both"
+    side: Side = "both"
 
     def __post_init__(self) -> None:
         if not self.scenes.held_out:
@@ -83,7 +83,7 @@ class ShapesValidation:
             progress: Told how many of the pictures are drawn.
         """
         prompts = self.captions if prompts is None else prompts
-        return self._scored(draw_hints(self.base, net, self.hints, prompts, self.sampling, self.sides, progress))
+        return self._scored(draw_hints(self.base, net, self.hints, prompts, self.sampling, self.side, progress))
 
     def _scored(self, pictures: Tensor) -> Evaluation:
         """Score pictures of all scenes."""

@@ -41,7 +41,7 @@ def open_data(data: ShapesData | FolderData, settings: TrainSettings, base: Base
     dataset = ShapesDataset(data.count, size, data.seed, hint=data.hint)
     evaluation = settings.evaluation
     held_out = replace(dataset, count=evaluation.hints, held_out=True)
-    return dataset, ShapesValidation(base, held_out, _sampling(evaluation, size, size), evaluation.sides)
+    return dataset, ShapesValidation(base, held_out, _sampling(evaluation, size, size), evaluation.side)
 
 
 def hold_out(pairs: PairDataset, evaluation: EvaluationSettings, base: Base) -> OpenedData:
@@ -61,7 +61,7 @@ def hold_out(pairs: PairDataset, evaluation: EvaluationSettings, base: Base) -> 
     shown = replace(held_out, indices=held_out.indices[: max(FEWEST, evaluation.hints)])
     height, width = shown.hints([0]).shape[-2:]
     sampling = _sampling(evaluation, height, width)
-    return training, HintPreferenceValidation(base, shown, sampling, evaluation.sides)
+    return training, HintPreferenceValidation(base, shown, sampling, evaluation.side)
 
 
 def _sampling(evaluation: EvaluationSettings, height: int, width: int) -> SamplingSettings:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from ..control.curves import Sides
+from ..control.curves import Side
 from ..errors import SettingError
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -25,8 +25,8 @@ class EvaluationSettings(BaseModel):
     hints: Count = Field(16, description="Held-out hints drawn each time, if so many pairs are held out.")
     sampling_steps: Count = Field(20, description="Steps of the sampler.")
     guidance: float = Field(7.5, ge=1, description="Classifier-free guidance; 1 is none.")
-    sides: Sides = Field(
-        "both", description="The sides of guidance that control acts on: both, conditional or unconditional."
+    side: Side = Field(
+        "both", description="The side of guidance that control acts on: both, conditional or unconditional."
     )
 
 

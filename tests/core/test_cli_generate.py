@@ -63,7 +63,7 @@ def test_pictures_are_those_of_the_library_and_hold_their_settings(words: list[s
     assert [one["seed"] for one in drawn["pictures"]] == [7, 8]
     assert [Path(one["path"]).name for one in drawn["pictures"]] == ["00001.png", "00002.png"]
     base = load_base("base.safetensors", dtype=torch.float32)
-    control = Control(load_controlnet("net.safetensors"), load_image("hint.png"), 0.5, end=0.8)
+    control = Control(load_controlnet("net.safetensors"), load_image("hint.png"), strength=0.5, end=0.8)
     for one in drawn["pictures"]:
         picture = generate(base, "", [control], settings=SamplingSettings(2, seed=one["seed"]))
         with Image.open(one["path"]) as found:
@@ -76,11 +76,11 @@ def test_pictures_are_those_of_the_library_and_hold_their_settings(words: list[s
 
 def test_options_given_once_act_on_all_nets_or_on_each_in_order(words: list[str], capsys: Capture) -> None:
     two = ["--control", "net.safetensors", "--hint", "hint.png"] * 2
-    each = ["--canny", "0", "0", "--canny", "0.1", "0.2", "--weights", "flat", "--weights", "guess", "--start", "0.1"]
+    each = ["--canny", "0", "0", "--canny", "0.1", "0.2", "--curve", "flat", "--curve", "guess", "--start", "0.1"]
     assert main([*words, *two, *each, "--json"]) == 0
     first, second = json.loads(capsys.readouterr().out)["controls"]
-    assert (first["canny"], first["weights"], first["start"]) == (None, "flat", 0.1)
-    assert (second["canny"], second["weights"], second["start"]) == ([0.1, 0.2], "guess", 0.1)
+    assert (first["canny"], first["curve"], first["start"]) == (None, "flat", 0.1)
+    assert (second["canny"], second["curve"], second["start"]) == ([0.1, 0.2], "guess", 0.1)
 
 
 def test_a_folder_is_numbered_on_and_a_file_is_replaced(words: list[str], tmp_path: Path, capsys: Capture) -> None:

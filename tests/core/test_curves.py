@@ -6,12 +6,12 @@ import pytest
 import torch
 
 from controlnet_core.config import SD15, SDXL, UNetConfig
-from controlnet_core.control.curves import Weights, block_weights, check_weights, default_sides
+from controlnet_core.control.curves import Curve, block_weights, check_curve, default_side
 from controlnet_core.errors import SettingError
 
 
-def weights_of(weights: Weights, config: UNetConfig, latent_height: int) -> list[float]:
-    return list(block_weights(weights, config.skip_levels, config.middle_level, latent_height))
+def weights_of(curve: Curve, config: UNetConfig, latent_height: int) -> list[float]:
+    return list(block_weights(curve, config.block_levels, latent_height))
 
 
 def test_cfg_resolution_has_the_papers_numbers() -> None:
@@ -43,20 +43,20 @@ def test_heights_are_those_of_the_convolutions_that_halve(height: int) -> None:
     for _ in range(4):
         heights.append(latents.shape[-2])
         latents = halve(latents)
-    expected = [height / heights[level] for level in (*SD15.skip_levels, SD15.middle_level)]
+    expected = [height / heights[level] for level in (*SD15.block_levels.skips, SD15.block_levels.middle)]
     assert weights_of("cfg_resolution", SD15, height) == expected
 
 
 def test_curves_for_control_without_a_prompt_act_on_the_conditional_side() -> None:
-    conditional = [default_sides(weights) for weights in ("cfg_resolution", "cfg_resolution_normalised", "guess")]
+    conditional = [default_side(weights) for weights in ("cfg_resolution", "cfg_resolution_normalised", "guess")]
     assert conditional == ["conditional"] * 3
-    assert [default_sides("flat"), default_sides((1.0, 2.0))] == ["both", "both"]
+    assert [default_side("flat"), default_side((1.0, 2.0))] == ["both", "both"]
 
 
 def test_errors_say_what_is_expected() -> None:
     with pytest.raises(SettingError, match="found 12 weights; expected 13 for this net: 12 skips"):
         weights_of((1.0,) * 12, SD15, 64)
     with pytest.raises(SettingError, match="cfg_resolution_normalised, guess, or numbers"):
-        check_weights("soft")  # type: ignore[arg-type]  # the wrong name is the point
+        check_curve("soft")  # type: ignore[arg-type]  # the wrong name is the point
     with pytest.raises(SettingError, match="finite"):
-        check_weights([1.0, float("nan")])
+        check_curve([1.0, float("nan")])

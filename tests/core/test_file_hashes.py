@@ -27,14 +27,19 @@ def files(tmp_path: Path) -> list[Path]:
 def test_a_known_file_is_not_read_again(files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     index, read = tmp_path / "new" / "index.sqlite", list[str]()
     plain = file_hashes._hash
-    monkeypatch.setattr(file_hashes, "_hash", lambda path: read.append(path.name) or plain(path))
+
+    def counted(path: Path) -> str:
+        read.append(path.name)
+        return plain(path)
+
+    monkeypatch.setattr(file_hashes, "_hash", counted)
     first = hash_files(files, index)
     assert read == ["a", "b"] and first == hash_files(files) and len(set(first)) == 2
     read.clear()
     assert hash_files(files, index) == first and read == []
     files[0].write_bytes(b"c")
     assert hash_files(files, index)[0] != first[0] and read == ["a"]
-    assert hash_files(files, index)[0] != first[0] and read == ["a", "a"], "a file that has just changed may change again"
+    assert hash_files(files, index)[0] != first[0] and read == ["a", "a"], "what has just changed may change again"
 
 
 def test_equal_content_has_equal_hashes(files: list[Path]) -> None:

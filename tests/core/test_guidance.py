@@ -10,7 +10,7 @@ from torch import Tensor
 
 from controlnet_core.base import TextEmbeddings
 from controlnet_core.config import TINY, Prediction
-from controlnet_core.control.curves import Sides
+from controlnet_core.control.curves import Side
 from controlnet_core.control.stack import Control, ControlStack
 from controlnet_core.model.controlnet import ControlNet
 from controlnet_core.model.residuals import Residuals
@@ -59,10 +59,10 @@ def latents() -> Tensor:
     return SIGMA * torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(9))
 
 
-def controls(guidance: float, sides: Sides = "both") -> ControlStack:
+def controls(guidance: float, sides: Side = "both") -> ControlStack:
     net = ControlNet(CONFIG)
     fill(net, seed=4)
-    control = Control(net, torch.rand(3, 64, 64, generator=torch.Generator().manual_seed(5)), sides=sides)
+    control = Control(net, torch.rand(3, 64, 64, generator=torch.Generator().manual_seed(5)), side=sides)
     return ControlStack([control], SCHEDULE, sampling_sigmas(SCHEDULE, 20), (2, 4, 8, 8), guidance_sides(guidance))
 
 
@@ -107,7 +107,7 @@ def test_conditional_control_is_not_part_of_what_guidance_starts_from() -> None:
 def test_without_a_prompt_guidance_amplifies_control_only_on_the_conditional_side() -> None:
     unet, empty = RecordingUNet(), texts(1)
 
-    def output(guidance: float, sides: Sides) -> Tensor:
+    def output(guidance: float, sides: Side) -> Tensor:
         stack = controls(guidance, sides=sides)
         return GuidedDenoiser(unet, SCHEDULE, "eps", empty, empty, guidance, stack)(latents(), SIGMA)
 

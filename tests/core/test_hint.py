@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import warnings
 from pathlib import Path
 
 import numpy
@@ -11,8 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
-from controlnet_core.control.hint import fit_hint, prepare_hint, read_hint, read_mask
-from controlnet_core.control.notes import ControlWarning
+from controlnet_core.control.hint import fit_hint, read_hint, read_mask
+from controlnet_core.control.notes import crop_note
 from controlnet_core.data.hints import canny_hint
 from controlnet_core.errors import HintError
 from controlnet_core.pictures.read import HintImage, load_image
@@ -35,7 +34,7 @@ EXPECTED = torch.from_numpy(PIXELS).permute(2, 0, 1)[None] / 255
     ids=["pil", "numpy", "numpy batch", "numpy float", "torch uint8", "torch float", "torch double"],
 )
 def test_every_layout_is_one_tensor(image: HintImage) -> None:
-    hint = prepare_hint(image, 16, 24)
+    hint = read_hint(image)
     assert hint.dtype == torch.float32 and hint.shape == (1, 3, 16, 24)
     worst = float((hint - EXPECTED).abs().max())
     assert worst < 1e-6, f"largest difference {worst}"
@@ -56,19 +55,18 @@ def test_hint_is_cut_around_its_centre_then_resized(upright: bool) -> None:
     if upright:
         hint, centre = hint.mT, centre.mT
     message = f"another aspect than the picture's 64 x 64: 64 {'rows' if upright else 'columns'} at its borders"
-    with pytest.warns(ControlWarning, match=message):
-        square = prepare_hint(hint, 64, 64, channels=1)
+    assert message in (crop_note(hint, 64, 64) or "")
+    square = fit_hint(hint, 64, 64)
     worst = float((square - fit_hint(centre, 64, 64)).abs().max())
     assert worst == 0, f"largest difference {worst}: something but the centre was kept"
     assert float(fit_hint(square, 32, 32).mean()) == pytest.approx(float(centre.mean()), abs=0.02)
 
 
 def test_same_aspect_is_fitted_without_a_word_and_same_size_is_kept() -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        assert prepare_hint(EXPECTED, 32, 48).shape == (1, 3, 32, 48)
-        assert prepare_hint(torch.rand(1, 3, 341, 512), 512, 768).shape == (1, 3, 512, 768)
-    assert torch.equal(prepare_hint(EXPECTED, 16, 24), EXPECTED)
+    for given, height, width in ((EXPECTED, 32, 48), (torch.rand(1, 3, 341, 512), 512, 768)):
+        assert crop_note(given, height, width) is None
+        assert fit_hint(given, height, width).shape == (1, 3, height, width)
+    assert fit_hint(EXPECTED, 16, 24) is EXPECTED
 
 
 @pytest.mark.parametrize(

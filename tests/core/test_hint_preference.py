@@ -54,7 +54,7 @@ def test_the_samples_are_drawn_from_the_own_hints() -> None:
     dataset = ShapesDataset(3, 32, seed=0)
     found, net = validation(dataset).evaluate(random_net()), random_net()
     hints, captions = dataset.hints(range(3)), dataset.captions(range(3))
-    expected = generate(small_base(), captions, [Control(net, hints, sides="both")], settings=SAMPLING)
+    expected = generate(small_base(), captions, [Control(net, hints, side="both")], settings=SAMPLING)
     assert torch.equal(found.pictures, expected)
 
 

@@ -54,8 +54,8 @@ def evaluation(scores: Sequence[float], pictures: Tensor) -> Evaluation:
 def test_no_prompt_and_control_on_both_sides_cancel_guidance(curves: ModuleType) -> None:
     base, net = small_base(), random_net(seed=9)
 
-    def drawn(sides: str, guidance: float) -> Evaluation:
-        way = curves.Way("flat", prompted=False, sides=sides)
+    def drawn(side: str, guidance: float) -> Evaluation:
+        way = curves.Way("flat", prompted=False, side=side)
         found: Evaluation = curves.draw(base, net, PAIRS, way, replace(SETTINGS, guidance=guidance))
         return found
 
@@ -79,10 +79,10 @@ def test_curves_are_reported_with_their_own_sides_and_scores(curves: ModuleType)
     black = torch.zeros(4, 3, 64, 64)
     scores = {way: {2.0: evaluation([0.125 * row, 0.25, 0.5, 0.75, 1.0], black)} for row, way in enumerate(curves.WAYS)}
     entries = json.loads(json.dumps(curves.summary(scores)))
-    sides = {(one["curve"], one["prompted"]): one["sides"] for one in entries if one["curve"] != "flat"}
+    sides = {(one["curve"], one["prompted"]): one["side"] for one in entries if one["curve"] != "flat"}
     assert sides.pop((None, True)) is None
     assert set(sides.values()) == {"conditional"}
-    assert [one["sides"] for one in entries if one["curve"] == "flat"] == ["both", "conditional", "both", "conditional"]
+    assert [one["side"] for one in entries if one["curve"] == "flat"] == ["both", "conditional", "both", "conditional"]
     assert [one["following"] for one in entries] == [0.125 * row for row in range(len(curves.WAYS))]
     lines = curves.table(scores).splitlines()
     assert lines[2] == f"{'cfg_resolution':36}  0.12 / 0.25 / 0.75", lines[2]

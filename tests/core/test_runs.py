@@ -6,7 +6,6 @@ import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import pytest
 from safetensors.torch import load_file
@@ -22,7 +21,7 @@ from controlnet_core.training.run import train
 from controlnet_core.training.run_folder import RunFolder
 from controlnet_core.training.runs import Run, find_run
 from controlnet_core.training.session import Session, opened
-from controlnet_core.training.settings import TrainSettings
+from controlnet_core.training.settings import TrainSettings, checked
 from controlnet_core.weights.save import save_controlnet
 from tests.support.bases import small_base
 from tests.support.bits import differing
@@ -30,8 +29,9 @@ from tests.support.bits import differing
 PAIRS = ShapesDataset(10, 32, seed=0)
 
 
-def settings(out: Path, steps: int, **changes: Any) -> TrainSettings:
-    return TrainSettings(steps=steps, batch_size=2, learning_rate=3e-4, warm_up_steps=1, device="cpu", out=out, **changes)
+def settings(out: Path, steps: int, **changes: object) -> TrainSettings:
+    values = {"steps": steps, "batch_size": 2, "learning_rate": 3e-4, "warm_up_steps": 1, "device": "cpu", "out": out}
+    return checked({**values, **changes}, "test")
 
 
 def run_of(chosen: TrainSettings) -> Run:

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from controlnet_core.config import TINY
-from controlnet_core.control.curves import Sides
+from controlnet_core.control.curves import Side
 from controlnet_core.control.notes import ControlWarning
 from controlnet_core.control.stack import Control, ControlRun, ControlStack, check_family
-from controlnet_core.control.step import Side, StepInput
+from controlnet_core.control.step import GuidanceSide, StepInput
 from controlnet_core.errors import FamilyMismatchError, HintError, SettingError
 from controlnet_core.model.controlnet import ControlNet
 from controlnet_core.model.residuals import Residuals
@@ -23,9 +23,9 @@ from controlnet_core.model.unet import UNet
 from controlnet_core.schedule import NoiseSchedule, Spacing, sampling_sigmas
 
 CONFIG = replace(TINY, model_channels=32, head_channels=32, context_dim=8)
-COUNT = len(CONFIG.skip_levels) + 1
+COUNT = len(CONFIG.block_levels.skips) + 1
 SCHEDULE = NoiseSchedule.scaled_linear()
-BOTH: tuple[Side, ...] = ("unconditional", "conditional")
+BOTH: tuple[GuidanceSide, ...] = ("unconditional", "conditional")
 SIGMAS = sampling_sigmas(SCHEDULE, 20)
 
 
@@ -71,7 +71,7 @@ def step(pictures: int = 1, sigma: float = 2.0) -> StepInput:
     return StepInput(x, torch.full((len(x),), 500.0), context, None, sigma, BOTH)
 
 
-def stack(*controls: Control, pictures: int = 1, sides: tuple[Side, ...] = BOTH) -> ControlStack:
+def stack(*controls: Control, pictures: int = 1, sides: tuple[GuidanceSide, ...] = BOTH) -> ControlStack:
     return ControlStack(controls, SCHEDULE, SIGMAS, (pictures, 4, 8, 8), sides)
 
 
@@ -88,7 +88,7 @@ def direct(net: ControlNet, given: StepInput, pixels: Tensor) -> Residuals:
 
 def test_residuals_are_the_nets_own_times_strength_and_weight(net: RecordingNet) -> None:
     given, factors = step(), [0.1 * index for index in range(1, COUNT + 1)]
-    found = stack(Control(net, hint(0), strength=0.5, weights=tuple(factors))).residuals(given)
+    found = stack(Control(net, hint(0), strength=0.5, curve=tuple(factors))).residuals(given)
     worst = largest_difference(found, direct(net, given, hint(0)).scaled([0.5 * factor for factor in factors]))
     assert worst < 1e-6, f"largest difference {worst}"
 
@@ -126,12 +126,12 @@ def test_a_side_that_is_off_is_zero_and_not_computed(net: RecordingNet) -> None:
     given = step(pictures=2)
     both = stack(Control(net, hint(0)), pictures=2).residuals(given)
     assert both is not None and both.middle is not None
-    cases: list[tuple[Sides, slice, slice]] = [
+    cases: list[tuple[Side, slice, slice]] = [
         ("conditional", slice(0, 2), slice(2, 4)),
         ("unconditional", slice(2, 4), slice(0, 2)),
     ]
     for side, off, on in cases:
-        one = stack(Control(net, hint(0), sides=side), pictures=2).residuals(given)
+        one = stack(Control(net, hint(0), side=side), pictures=2).residuals(given)
         assert net.calls[-1] == (2, None)
         assert one is not None and one.middle is not None
         for part, whole in zip((*one.skips, one.middle), (*both.skips, both.middle), strict=True):
@@ -143,7 +143,7 @@ def test_a_side_that_is_off_is_zero_and_not_computed(net: RecordingNet) -> None:
 def test_conditional_control_leaves_the_unconditional_rows_of_the_unet_bitwise_alone(net: RecordingNet) -> None:
     unet, given = UNet(CONFIG), step(pictures=2)
     with torch.no_grad():
-        residuals = stack(Control(net, hint(0), weights="guess"), pictures=2).residuals(given)
+        residuals = stack(Control(net, hint(0), curve="guess"), pictures=2).residuals(given)
         plain = unet(given.x, given.timesteps, given.context)
         controlled = unet(given.x, given.timesteps, given.context, None, residuals)
     assert torch.equal(controlled[:2], plain[:2]), f"differs by {(controlled[:2] - plain[:2]).abs().max()}"
@@ -151,7 +151,7 @@ def test_conditional_control_leaves_the_unconditional_rows_of_the_unet_bitwise_a
 
 
 @pytest.mark.parametrize(
-    "idle", [{"strength": 0.0}, {"weights": (0.0,) * COUNT}, {"start": 0.0, "end": 0.2}, {"start": 0.9}]
+    "idle", [{"strength": 0.0}, {"curve": (0.0,) * COUNT}, {"start": 0.0, "end": 0.2}, {"start": 0.9}]
 )
 def test_a_net_that_does_not_act_is_not_run(net: RecordingNet, idle: dict[str, Any]) -> None:
     idle_stack = stack(Control(net, hint(0), **idle))
@@ -171,14 +171,14 @@ def test_counters_one_encoding_and_one_forward_for_each_step_of_the_window(net: 
 def test_encoder_stops_after_the_last_block_with_weight(net: RecordingNet) -> None:
     given, weights = step(), [0.0] * COUNT
     weights[1] = 2.0
-    found = stack(Control(net, hint(0), weights=tuple(weights))).residuals(given)
+    found = stack(Control(net, hint(0), curve=tuple(weights))).residuals(given)
     assert net.calls == [(2, 2)]
     assert found is not None and found.middle is None and len(found.skips) == 2
     full = Control(RecordingNet(seed=2), hint(1))
     whole = direct(net, given, hint(0)).scaled(weights)
     expected = stack(full).residuals(given)
     assert expected is not None
-    stacked = stack(Control(net, hint(0), weights=tuple(weights)), full).residuals(given)
+    stacked = stack(Control(net, hint(0), curve=tuple(weights)), full).residuals(given)
     worst = largest_difference(stacked, whole + expected)
     assert worst < 1e-6, f"largest difference {worst}"
 
@@ -219,11 +219,11 @@ def test_hint_i_steers_picture_i_on_both_sides(net: RecordingNet) -> None:
         ({"mask": torch.zeros(32, 64)}, 1, BOTH, "the mask has 64 x 32 pixels"),
         ({"hint": torch.zeros(3, 3, 64, 64)}, 2, BOTH, "3 hints for 2 pictures: the last 1 are not used"),
         ({"hint": torch.zeros(2, 3, 64, 64)}, 3, BOTH, "2 hints for 3 pictures: they are repeated"),
-        ({"sides": "unconditional"}, 1, ("conditional",), "not computed at guidance 1"),
+        ({"side": "unconditional"}, 1, ("conditional",), "not computed at guidance 1"),
     ],
 )
 def test_what_acts_otherwise_than_expected_is_warned_about(
-    net: RecordingNet, settings: dict[str, Any], pictures: int, sides: tuple[Side, ...], message: str
+    net: RecordingNet, settings: dict[str, Any], pictures: int, sides: tuple[GuidanceSide, ...], message: str
 ) -> None:
     control = Control(net, **{"hint": hint(0), **settings})
     with pytest.warns(ControlWarning, match=message):
@@ -243,8 +243,8 @@ def test_ordinary_control_is_not_warned_about(net: RecordingNet) -> None:
         ({"strength": float("inf")}, SettingError, "strength = inf"),
         ({"start": 0.6, "end": 0.5}, SettingError, "0 <= start <= end <= 1"),
         ({"end": 1.5}, SettingError, "0 <= start <= end <= 1"),
-        ({"sides": "cond"}, SettingError, "both, conditional, unconditional"),
-        ({"weights": (1.0, 2.0)}, SettingError, f"found 2 weights; expected {COUNT}"),
+        ({"side": "cond"}, SettingError, "both, conditional, unconditional"),
+        ({"curve": (1.0, 2.0)}, SettingError, f"found 2 weights; expected {COUNT}"),
         ({"hint": torch.full((3, 64, 64), 255.0)}, HintError, "divide by 255"),
         ({"mask": torch.full((64, 64), -1.0)}, HintError, "from -1 to -1"),
     ],
@@ -258,5 +258,5 @@ def test_impossible_settings_are_errors(
 
 def test_a_net_of_another_family_is_an_error_before_it_runs(net: RecordingNet) -> None:
     check_family(Control(net, hint(0)), CONFIG)
-    with pytest.raises(FamilyMismatchError, match=r"found a TINY net .* expected one of SD9"):
+    with pytest.raises(FamilyMismatchError, match=r"found a net of TINY \(context_dim 8\); expected one of SD9 \(context_dim 16\)"):
         check_family(Control(net, hint(0)), replace(CONFIG, family="SD9", context_dim=16))

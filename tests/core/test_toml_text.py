@@ -22,7 +22,7 @@ def test_what_is_written_is_read() -> None:
 
 
 def test_a_job_is_written_and_read(tmp_path: Path) -> None:
-    words = {"steps": 7, "evaluation": {"sides": "conditional"}, "data": {"kind": "shapes", "count": 5}}
+    words = {"steps": 7, "evaluation": {"side": "conditional"}, "data": {"kind": "shapes", "count": 5}}
     job = checked_job(words, "here")
     values = {**job.settings.model_dump(mode="json"), "base": job.base.model_dump(mode="json")}
     again = checked_job(tomllib.loads(toml_text({**values, "data": job.data.model_dump(mode="json")})), "there")

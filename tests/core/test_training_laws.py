@@ -113,7 +113,7 @@ def test_two_nets_add_and_strength_0_is_no_control() -> None:
     inputs = step.x, step.timesteps, step.context
 
     def controlled(strength: float) -> Tensor:
-        controls = [Control(net, given.hints, strength) for net in nets]
+        controls = [Control(net, given.hints, strength=strength) for net in nets]
         stack = ControlStack(controls, SCHEDULE, torch.tensor([1.0, 0.0]), step.x.shape, step.sides)
         output: Tensor = unet(*inputs, residuals=stack.residuals(step))
         return output

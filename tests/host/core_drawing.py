@@ -41,7 +41,7 @@ def draw_with_core(
     schedule = NoiseSchedule.scaled_linear()
     sigmas = sampling_sigmas(schedule, STEPS_OF_DRAWING, "normal")
     noise = torch.randn((1, 4, *size), generator=torch.Generator().manual_seed(SEED))
-    control = Control(net, hint.movedim(-1, 1), STRENGTH, weights=curve)  # type: ignore[arg-type]
+    control = Control(net, hint.movedim(-1, 1), strength=STRENGTH, curve=curve)  # type: ignore[arg-type]
     stack = ControlStack([control], schedule, sigmas, noise.shape)
     denoise = GuidedDenoiser(unet, schedule, "eps", text(0), text(1), GUIDANCE, stack)
     return sample_euler(denoise, noise * (1 + float(sigmas[0]) ** 2) ** 0.5, sigmas)

@@ -108,7 +108,7 @@ def test_drawn_pictures_follow_their_hints_as_the_cores_do(host: Host, base: Bas
     drawing.draw([apply, 0], [apply, 1], PICTURES)
     in_host = host.run(drawing.graph)["pictures"].movedim(-1, 1)
     net = load_controlnet(TINY_FOLDER / "nets" / NET, dtype=torch.float32)
-    control = Control(net, pairs.hints(range(PICTURES)), sides="conditional")
+    control = Control(net, pairs.hints(range(PICTURES)), side="conditional")
     settings = SamplingSettings(steps=10, guidance=3.0)
     in_core = generate(base, [""] * PICTURES, [control], settings=settings)
     scores = [following_scores(pictures, scenes).mean().item() for pictures in (in_host, in_core)]

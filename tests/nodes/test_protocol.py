@@ -93,11 +93,11 @@ def test_it_has_all_that_samplers_touch(net: HostObject) -> None:
 def test_a_copy_keeps_curve_and_side_and_shares_the_weights(extension: Extension, net: HostObject) -> None:
     configured = apply(extension, net, curve="guess", side="both", strength=0.5, start_percent=0.1)
     copied = configured.copy()
-    assert (copied.weights, copied.sides, copied.node_id) == ("guess", "both", "7")
+    assert (copied.curve, copied.side, copied.node_id) == ("guess", "both", "7")
     assert (copied.strength, copied.timestep_percent_range) == (0.5, (0.1, 1.0))
     assert copied.control_model is net.control_model
     assert copied.previous_controlnet is None
-    assert net.weights == "flat"
+    assert net.curve == "flat"
 
 
 def test_nothing_that_was_given_is_changed(extension: Extension, net: HostObject) -> None:

@@ -7,14 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ....controlnet_core.control.curves import (
-    Sides,
-    Weights,
-    block_weights,
-    check_application,
-    check_weights,
-    default_sides,
-)
+from ....controlnet_core.control.application import Application
 from ....controlnet_core.errors import SettingError
 from ..host.types import Conditioning, HostControlNet, HostStack, HostVae
 from ..loading.families import check_conditioning
@@ -26,34 +19,32 @@ StackEntry = tuple[HostControlNet, Tensor, float, float, float]
 """A CONTROL_NET, its hints, strength, start and end: what extensions exchange as CONTROL_NET_STACK."""
 
 
-def configured(net: HostControlNet, weights: Weights, sides: Sides | None, node_id: str | None) -> HostControlNet:
-    """A copy of a CONTROL_NET that acts by a curve and on the sides given; a native one stays as it is where it can.
+def configured(net: HostControlNet, application: Application, node_id: str | None) -> HostControlNet:
+    """A copy of a CONTROL_NET with the curve and the side of an application; a native one stays as it is where it can.
 
     Arguments:
         net: The net, from any loader.
-        weights: The curve of block weights, or the weights.
-        sides: The sides of guidance it acts on; None is the curve's own.
+        application: How it will be applied; strength and window are set where it is.
         node_id: The node to show warnings on.
 
     Raises:
-        SettingError: If the weights are no curve and no numbers, or not as many as the net has blocks.
+        SettingError: If there are custom weights for another number of blocks than the net has.
     """
-    weights = check_weights(weights)
+    curve, side = application.curve, application.side
     if isinstance(net, CoreControlNet):
         copied = net.copy()
-        config = net.net.config
-        block_weights(weights, config.skip_levels, config.middle_level, latent_height=1)
-        copied.weights, copied.sides, copied.node_id = weights, sides, node_id
+        application.block_factors(net.net.block_levels, latent_height=1)
+        copied.curve, copied.side, copied.node_id = curve, side, node_id
         return copied
-    if weights == "flat" and (sides or "both") == "both":
+    if curve == "flat" and application.acting_side == "both":
         return net
-    return WeightedControl(net.copy(), weights, sides or default_sides(weights), node_id)
+    return WeightedControl(net.copy(), curve, side, node_id)
 
 
 def apply_stack(
     conditionings: Sequence[Conditioning], stack: Sequence[StackEntry], vae: HostVae, node_id: str | None
 ) -> list[Conditioning]:
-    """Put nets behind those that the conditionings have already; nothing that was given is changed.
+    """Put nets after those that the conditionings have already; nothing that was given is changed.
 
     A net applied to several conditionings is one object in all of them, so that ComfyUI runs them in one batch.
 
@@ -68,7 +59,7 @@ def apply_stack(
         SettingError: If a strength is not finite or a window is impossible.
     """
     for net, hints, strength, start, end in stack:
-        check_application(strength, start, end)
+        Application(strength, start, end)  # which checks them
         if strength:
             watched = net if isinstance(net, OURS) else WeightedControl(net.copy(), "flat", "both", node_id)
             conditionings = _applied(conditionings, watched, hints, strength, (start, end), vae)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,8 +14,9 @@ import comfy.utils
 import torch
 from torch import Tensor
 
-from ....controlnet_core.control.curves import Sides, Weights, block_weights, default_sides
-from ....controlnet_core.control.step import Side, StepInput, Window, run_net
+from ....controlnet_core.control.application import Application, Window
+from ....controlnet_core.control.curves import Curve, Side
+from ....controlnet_core.control.step import GuidanceSide, StepInput, run_net
 from ....controlnet_core.errors import HintError
 from ....controlnet_core.model.controlnet import ControlNet
 from ....controlnet_core.model.residuals import Residuals
@@ -61,8 +62,8 @@ class CoreControlNet(comfy.controlnet.ControlBase):
         name: The file it is from, for messages.
 
     Attributes:
-        weights: A curve of block weights, or one for each skip and the middle.
-        sides: The sides of guidance it acts on; None is the curve's own.
+        curve: A curve of block weights, or one weight for each skip and the middle.
+        side: The side of guidance it acts on, or "both"; None is the curve's own.
         node_id: The node that says what is odd; None is the one that samples.
         run: The sampling that goes on, or the last one that was interrupted.
     """
@@ -73,8 +74,8 @@ class CoreControlNet(comfy.controlnet.ControlBase):
         self.patcher = patcher
         self.dtype = dtype
         self.name = name
-        self.weights: Weights = "flat"
-        self.sides: Sides | None = None
+        self.curve: Curve = "flat"
+        self.side: Side | None = None
         self.node_id: str | None = None
         self.run: HostRun | None = None
 
@@ -82,6 +83,12 @@ class CoreControlNet(comfy.controlnet.ControlBase):
     def control_model(self) -> ControlNet:
         """The module, under the name that ComfyUI's own nets have it."""
         return self.net
+
+    @property
+    def application(self) -> Application:
+        """How it is applied; strength and window are ComfyUI's, and other extensions may set them at any time."""
+        start, end = self.timestep_percent_range
+        return Application(self.strength, start, end, self.curve, self.side)
 
     def copy(self) -> CoreControlNet:
         """A copy with the same net, to be configured on its own."""
@@ -92,7 +99,7 @@ class CoreControlNet(comfy.controlnet.ControlBase):
     def copy_to(self, c: CoreControlNet) -> None:
         """Give another one these settings."""
         super().copy_to(c)
-        c.weights, c.sides, c.node_id = self.weights, self.sides, self.node_id
+        c.curve, c.side, c.node_id = self.curve, self.side, self.node_id
 
     def deepclone_multigpu(self, load_device: torch.device, autoregister: bool = False) -> CoreControlNet:
         """A copy with weights of its own, for another device."""
@@ -118,7 +125,7 @@ class CoreControlNet(comfy.controlnet.ControlBase):
             FamilyMismatchError: If the model is of another family than the net.
         """
         super().pre_run(model, percent_to_timestep_function)
-        check_model(self.net.config, self.name, model)
+        check_model(self.net, self.name, model)
         self.run = HostRun(model.model_sampling, Window(*map(float, self.timestep_range)))
 
     def cleanup(self) -> None:
@@ -148,13 +155,15 @@ class CoreControlNet(comfy.controlnet.ControlBase):
             run.noted = True
             for note in run_notes(self, run.window, x_noisy, batched_number, transformer_options):
                 warn(f"{self.name}: {note}", self.node_id)
-        if not run.window.holds(float(t[0])):
+        levels = self.net.block_levels
+        factors = self.application.factors_at(float(t[0]), run.window, levels, x_noisy.shape[-2])
+        if not factors:
             return previous
         run.steps += 1
-        residuals = self._residuals(run, self._step(run, x_noisy, t, cond, transformer_options))
+        residuals = self._residuals(run, self._step(run, x_noisy, t, cond, transformer_options), factors)
         if residuals is None:
             return previous
-        return added(previous, host_residuals(residuals, len(self.net.config.skip_channels)))
+        return added(previous, host_residuals(residuals, len(levels.skips)))
 
     def _step(
         self, run: HostRun, x_noisy: Tensor, t: Tensor, cond: dict[str, Any], transformer_options: dict[str, Any]
@@ -169,21 +178,18 @@ class CoreControlNet(comfy.controlnet.ControlBase):
             x=run.model_sampling.calculate_input(t, x_noisy).to(self.dtype),
             timesteps=run.model_sampling.timestep(t).float(),
             context=cast(cond.get("crossattn_controlnet", cond["c_crossattn"])),
-            y=None if y is None or self.net.config.vector_dim is None else cast(y),
+            y=None if y is None or self.net.joints["vector_dim"] is None else cast(y),
             sigma=float(t[0]),
             sides=tuple(map(side_of, transformer_options["cond_or_uncond"])),
         )
 
-    def _residuals(self, run: HostRun, step: StepInput) -> Residuals | None:
+    def _residuals(self, run: HostRun, step: StepInput, factors: Sequence[float]) -> Residuals | None:
         """What the net alone adds, with strength and curve."""
-        config = self.net.config
-        weights = block_weights(self.weights, config.skip_levels, config.middle_level, step.x.shape[-2])
-        factors = [self.strength * weight for weight in weights]
 
         def embedded_hint(x: Tensor) -> Tensor:
             return self._embedded_hint(run, x, step.pictures)
 
-        residuals = run_net(self.net, step, self.sides or default_sides(self.weights), factors, embedded_hint)
+        residuals = run_net(self.net, step, self.application.acting_side, factors, embedded_hint)
         run.forwards += residuals is not None
         return residuals.pooled() if residuals is not None and self.global_average_pooling else residuals
 
@@ -220,6 +226,6 @@ def previous_residuals(control: HostControlNet, *step: object) -> HostResiduals 
     return residuals
 
 
-def side_of(index: int) -> Side:
+def side_of(index: int) -> GuidanceSide:
     """The side of guidance that ComfyUI's index of a conditioning means."""
     return "conditional" if index == 0 else "unconditional"

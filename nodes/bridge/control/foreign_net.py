@@ -10,8 +10,9 @@ import comfy.controlnet
 import torch
 from torch import Tensor
 
-from ....controlnet_core.control.curves import Sides, Weights, block_weights
-from ....controlnet_core.control.step import Window
+from ....controlnet_core.config import BlockLevels
+from ....controlnet_core.control.application import Application, Window
+from ....controlnet_core.control.curves import Curve, Side, block_weights
 from ..host.messages import warn
 from ..host.types import HostControlNet, HostModel
 from .core_net import previous_residuals, side_of
@@ -26,16 +27,16 @@ class WeightedControl(comfy.controlnet.ControlBase):
 
     Arguments:
         inner: The net, a copy that nobody else uses.
-        weights: The curve of block weights, or the weights.
-        sides: The sides of guidance it acts on.
+        curve: The curve of block weights, or the weights.
+        side: The side of guidance it acts on, or "both"; None is the curve's own.
         node_id: The node that says what is odd; None is the one that samples.
     """
 
-    def __init__(self, inner: HostControlNet, weights: Weights, sides: Sides, node_id: str | None) -> None:
+    def __init__(self, inner: HostControlNet, curve: Curve, side: Side | None, node_id: str | None) -> None:
         super().__init__()
         self.inner = inner
-        self.weights = weights
-        self.sides = sides
+        self.curve = curve
+        self.side = side
         self.node_id = node_id
         self.extra_hooks = inner.extra_hooks
         self.latent_format = inner.latent_format
@@ -46,6 +47,12 @@ class WeightedControl(comfy.controlnet.ControlBase):
     def control_model(self) -> object:
         """The module that runs."""
         return getattr(self.inner, "control_model", None)
+
+    @property
+    def application(self) -> Application:
+        """How it is applied; strength and window are the inner net's."""
+        start, end = self.inner.timestep_percent_range
+        return Application(self.inner.strength, start, end, self.curve, self.side)
 
     def set_cond_hint(self, *arguments: object, **named: object) -> WeightedControl:
         """Give the net its hint, strength and window."""
@@ -58,11 +65,11 @@ class WeightedControl(comfy.controlnet.ControlBase):
 
     def copy(self) -> WeightedControl:
         """A copy to be configured on its own."""
-        return WeightedControl(self.inner.copy(), self.weights, self.sides, self.node_id)
+        return WeightedControl(self.inner.copy(), self.curve, self.side, self.node_id)
 
     def deepclone_multigpu(self, load_device: torch.device, autoregister: bool = False) -> WeightedControl:
         """A copy with weights of its own, for another device."""
-        cloned = WeightedControl(self.inner.deepclone_multigpu(load_device), self.weights, self.sides, self.node_id)
+        cloned = WeightedControl(self.inner.deepclone_multigpu(load_device), self.curve, self.side, self.node_id)
         if autoregister:
             self.multigpu_clones[load_device] = cloned
         return cloned
@@ -100,11 +107,11 @@ class WeightedControl(comfy.controlnet.ControlBase):
                 warn(f"{type(self.inner).__name__}: {note}", self.node_id)
         previous = previous_residuals(self, *step)
         sides = [side_of(index) for index in transformer_options["cond_or_uncond"]]
-        acting = [self.sides in ("both", side) for side in sides]
+        acting = [self.application.acting_side in ("both", side) for side in sides]
         control = self.inner.get_control(*step) if any(acting) else None
         if control is None:
             return previous
-        if self.weights == "flat" and all(acting):
+        if self.curve == "flat" and all(acting):
             return added(previous, control)
         rows = torch.tensor(acting, device=x_noisy.device).repeat_interleave(len(x_noisy) // len(acting))
         return added(previous, self._weighted(control, x_noisy.shape[-2], rows))
@@ -113,7 +120,7 @@ class WeightedControl(comfy.controlnet.ControlBase):
         """A weighted copy of a net's residuals, zero in the rows of a side that is off."""
         tensors = [one for items in control.values() for one in items if one is not None]
         if any(one.ndim != 4 for one in tensors):
-            if not self._said_flat and self.weights != "flat":
+            if not self._said_flat and self.curve != "flat":
                 self._said_flat = True
                 warn(NO_RESOLUTIONS, self.node_id)
             factors = {place: [1.0] * len(items) for place, items in control.items()}
@@ -135,7 +142,7 @@ class WeightedControl(comfy.controlnet.ControlBase):
         skips = control[place][::order]
         middles = control.get("middle", [])
         levels = _levels([*skips, middles[0] if middles else None], latent_height)
-        *weights, middle = block_weights(self.weights, levels[:-1], levels[-1], latent_height)
+        *weights, middle = block_weights(self.curve, BlockLevels(tuple(levels[:-1]), levels[-1]), latent_height)
         others = {name: [1.0] * len(items) for name, items in control.items()}
         return {**others, "middle": [middle] * len(middles), place: weights[::order]}
 

@@ -6,8 +6,8 @@ from typing import Any
 
 from torch import Tensor
 
+from ....controlnet_core.control.application import Window
 from ....controlnet_core.control.notes import crop_note, hint_count_note, window_note
-from ....controlnet_core.control.step import Window
 from ..host.types import HostControlNet
 
 PIXELS_PER_LATENT = 8

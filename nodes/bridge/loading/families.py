@@ -7,7 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
-from ....controlnet_core.config import FAMILIES, UNetConfig
+from ....controlnet_core.config import FAMILIES
+from ....controlnet_core.control.controller import Controller
 from ....controlnet_core.errors import CheckpointError, FamilyMismatchError
 from ....controlnet_core.weights.load import controlnet_config
 from ....controlnet_core.weights.source import open_tensor_file
@@ -22,9 +23,9 @@ LISTED = 5
 def context_width(net: HostControlNet) -> int | None:
     """The width of the text embedding that a CONTROL_NET reads, ours or ComfyUI's; None if it does not say."""
     model = getattr(net, "control_model", None)
-    config = getattr(model, "config", None)
-    if isinstance(config, UNetConfig):
-        return config.context_dim
+    joints = getattr(model, "joints", None)
+    if isinstance(joints, Mapping):
+        return int(joints["context_dim"])
     modules = () if model is None or not hasattr(model, "named_modules") else model.named_modules()
     return next((module.in_features for name, module in modules if name.endswith("attn2.to_k")), None)
 
@@ -47,47 +48,37 @@ def check_conditioning(net: HostControlNet, embedding: Tensor, options: Mapping[
     )
 
 
-def check_model(config: UNetConfig, name: str, model: HostModel) -> None:
+def check_model(net: Controller, name: str, model: HostModel) -> None:
     """See that ComfyUI's model has the sizes that a net's residuals are for.
 
     Raises:
         FamilyMismatchError: If it has not.
     """
     sizes = model.model_config.unet_config
-    fits_vector = config.vector_dim in (None, sizes.get("adm_in_channels"))  # a net without one needs none
-    if fits_vector and _joints(config) == _host_joints(sizes):
+    joints = dict(net.joints)
+    fits_vector = joints.pop("vector_dim") in (None, sizes.get("adm_in_channels"))  # a net without one needs none
+    if fits_vector and joints == _host_joints(sizes):
         return
     width = sizes.get("context_dim")
     raise FamilyMismatchError(
-        found=f"{name}, a net for {config.family}",
+        found=f"{name}, a net for {net.family}",
         expected=f"one for the model, {_model_name(model)}",
         do=_advice(width),
     )
 
 
-def _joints(config: UNetConfig) -> tuple[object, ...]:
-    """Where a net and a UNet must agree."""
-    return (
-        config.in_channels,
-        config.model_channels,
-        config.channel_mult,
-        config.num_res_blocks,
-        config.context_dim,
-    )
-
-
-def _host_joints(sizes: Mapping[str, Any]) -> tuple[object, ...]:
-    """The same of ComfyUI's UNet; an inpainting model's further channels are not the net's."""
+def _host_joints(sizes: Mapping[str, Any]) -> dict[str, object]:
+    """The same sizes of ComfyUI's UNet; an inpainting model's further channels are not the net's."""
     blocks = sizes.get("num_res_blocks") or [None]
     each = {blocks} if isinstance(blocks, int) else set(blocks)
     in_channels = sizes.get("in_channels")
-    return (
-        4 if in_channels in (8, 9) else in_channels,
-        sizes.get("model_channels"),
-        tuple(sizes.get("channel_mult") or ()),
-        each.pop() if len(each) == 1 else None,
-        sizes.get("context_dim"),
-    )
+    return {
+        "in_channels": 4 if in_channels in (8, 9) else in_channels,
+        "model_channels": sizes.get("model_channels"),
+        "channel_mult": tuple(sizes.get("channel_mult") or ()),
+        "num_res_blocks": each.pop() if len(each) == 1 else None,
+        "context_dim": sizes.get("context_dim"),
+    }
 
 
 def _model_name(model: HostModel) -> str:
