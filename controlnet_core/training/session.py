@@ -11,9 +11,11 @@ from typing import Any
 from ..base import Base
 from ..data.dataset import PairDataset
 from .events import Evaluated, Event, Finished, Interrupted, Opened, State, Stepped
+from .model_card import NAME as CARD
+from .model_card import model_card
 from .report import REPORT, ShownValidation, write_run_report
 from .run import train
-from .run_folder import RunFolder
+from .run_folder import NET, RunFolder
 from .runs import Run, find_run
 from .settings import TrainSettings
 from .step import StepReport
@@ -81,6 +83,8 @@ class Session:
         report = folder.read_json(REPORT) if self.finished else None
         if report is None:
             report = write_run_report(folder, self.title, self.validation)
+            card = model_card(self.title, self.base.family.unet.family, self.settings, report, NET)
+            folder.write_text(CARD, card)
         listen(Finished(str(folder.net_path), report))
         return report
 
@@ -118,16 +122,16 @@ def opened(run: Run) -> Opened:
 
 
 def step_events(report: StepReport, steps: int) -> list[Stepped | Evaluated]:
-    """The events of one report of `train`."""
+    """The events of one report of `train`; the step comes last, when everything about it is done."""
     events: list[Stepped | Evaluated] = []
-    if report.loss is not None:
-        events.append(Stepped(report.step, steps, report.loss, report.gradient_norm, report.seconds))
     if report.evaluation is not None:
         found, seconds = report.evaluation, report.evaluation_seconds
         measures = dict(found.measures)
         events.append(
             Evaluated(report.step, steps, found.following, found.scores, measures, seconds, found.pictures)
         )
+    if report.loss is not None:
+        events.append(Stepped(report.step, steps, report.loss, report.gradient_norm, report.seconds))
     return events
 
 

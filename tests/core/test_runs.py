@@ -4,24 +4,29 @@ from __future__ import annotations
 
 import json
 import shutil
+import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from controlnet_core.data.dataset import Progress
 from controlnet_core.errors import CheckpointError, FamilyMismatchError
+from controlnet_core.evaluation.validation import Evaluation
 from controlnet_core.model.controlnet import ControlNet
 from controlnet_core.toy.shapes_dataset import ShapesDataset
 from controlnet_core.training.checkpoint import CheckpointWarning
-from controlnet_core.training.events import Event, Opened, event_lines
+from controlnet_core.training.events import Event, Opened, Stepped, event_json, event_lines
 from controlnet_core.training.metrics import MetricsLine
 from controlnet_core.training.run import train
 from controlnet_core.training.run_folder import RunFolder
 from controlnet_core.training.runs import Run, find_run
 from controlnet_core.training.session import Session, opened
 from controlnet_core.training.settings import TrainSettings, checked
+from controlnet_core.training.tensorboard import TensorBoard
 from controlnet_core.weights.save import save_controlnet
 from tests.support.bases import small_base
 from tests.support.bits import differing
@@ -42,6 +47,18 @@ def trained(chosen: TrainSettings) -> tuple[int, Path]:
     """Train to the end; how many steps that took, and the run's folder."""
     reports = list(train(chosen, small_base(), PAIRS))
     return len(reports), run_of(chosen).path
+
+
+class Measuring:
+    """A validation that measures the same each time, and draws two grey pictures."""
+
+    ceiling, without_control, ceiling_words = 1.0, 0.0, "the best"
+    hints, captions = torch.zeros(2, 3, 32, 32), ("a", "b")
+
+    def evaluate(self, net: ControlNet, progress: Progress | None = None) -> Evaluation:
+        if progress is not None:
+            progress(2, 2)
+        return Evaluation((0.25, 0.75), {"a": 1.0}, torch.full((2, 3, 32, 32), 0.5))
 
 
 def state(path: Path, step: int) -> dict[str, Tensor]:
@@ -202,6 +219,47 @@ def test_a_session_tells_its_events(tmp_path: Path) -> None:
     told.clear()
     assert Session(chosen, small_base(), PAIRS, None, "A run").go(told.append) == report
     assert [type(event).__name__ for event in told] == ["Opened", "Finished"]
+
+
+def test_events_are_data(tmp_path: Path) -> None:
+    told = list[Event]()
+    Session(settings(tmp_path, 2), small_base(), PAIRS, Measuring(), "A run").go(told.append)
+    objects = [json.loads(json.dumps(event_json(event))) for event in told]
+    kinds = ["opened", "encoding", "drawing", "evaluated", "stepped", "drawing", "evaluated", "stepped", "finished"]
+    assert [one["event"] for one in objects] == kinds
+    assert objects[4] == {"event": "stepped", "step": 1, "steps": 2, **objects[4]} and objects[4]["loss"] > 0
+    measured = {name: objects[6][name] for name in ("following", "scores", "measures")}
+    assert measured == {"following": 0.5, "scores": [0.25, 0.75], "measures": {"a": 1.0}}
+    lines = [line for event in told for line in event_lines(event)]
+    assert lines[0].startswith("run folder") and "step 2: following 0.500" in lines
+
+
+def test_tensorboard_is_told_the_same_events(tmp_path: Path) -> None:
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    told = list[Event]()
+    session = Session(settings(tmp_path, 2), small_base(), PAIRS, Measuring(), "A run")
+    with TensorBoard(session.run.path) as board:
+
+        def listen(event: Event) -> None:
+            told.append(event)
+            board(event)
+
+        session.go(listen)
+    written = accumulator.EventAccumulator(str(session.run.path / "tensorboard")).Reload()
+    losses = [(event.step, event.loss) for event in told if isinstance(event, Stepped)]
+    assert [one.step for one in written.Scalars("loss")] == [step for step, _ in losses] == [1, 2]
+    assert [one.value for one in written.Scalars("loss")] == pytest.approx([loss for _, loss in losses])
+    assert [(one.step, one.value) for one in written.Scalars("following")] == [(0, 0.5), (2, 0.5)]
+    assert len(written.Images("held-out hints")) == 2
+
+
+def test_a_finished_run_has_a_model_card(tmp_path: Path) -> None:
+    session = Session(settings(tmp_path, 2), small_base(), PAIRS, Measuring(), "A net for shapes")
+    session.go(lambda event: None)
+    card = (session.run.path / "model_card.md").read_text()
+    assert card.startswith("---\nlibrary_name: controlnet-core\n") and "# A net for shapes" in card
+    assert "trained for 2 steps" in card and "It follows held-out hints at 0.50" in card
+    assert tomllib.loads(card.split("```toml\n")[1].split("```")[0])["learning_rate"] == 3e-4
 
 
 def test_lines_are_read_as_they_were_written(tmp_path: Path) -> None:

@@ -258,5 +258,6 @@ def test_impossible_settings_are_errors(
 
 def test_a_net_of_another_family_is_an_error_before_it_runs(net: RecordingNet) -> None:
     check_family(Control(net, hint(0)), CONFIG)
-    with pytest.raises(FamilyMismatchError, match=r"found a net of TINY \(context_dim 8\); expected one of SD9 \(context_dim 16\)"):
+    message = r"found a net of TINY \(context_dim 8\); expected one of SD9 \(context_dim 16\)"
+    with pytest.raises(FamilyMismatchError, match=message):
         check_family(Control(net, hint(0)), replace(CONFIG, family="SD9", context_dim=16))
