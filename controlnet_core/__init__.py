@@ -93,6 +93,4 @@ def __getattr__(name: str) -> object:
     """Import a public name from its home."""
     if name not in HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value: object = getattr(import_module(f".{HOMES[name]}", __name__), name)
-    globals()[name] = value
-    return value
+    return getattr(import_module(f".{HOMES[name]}", __name__), name)

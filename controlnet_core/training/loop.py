@@ -67,7 +67,7 @@ class Trainer:
         self.pairs = pairs
         self.dataset = dataset
         self.step = 0
-        base.unet.requires_grad_(False).eval()
+        base.unet.requires_grad_(False).train(False)
         hint_channels = len(dataset.hints([0])[0])
         self.net = ControlNet.from_unet(base.unet, hint_channels, settings.hint_encoder, seed=settings.seed)
         self.net.float().requires_grad_(True)
@@ -150,7 +150,7 @@ class Trainer:
     def averaged_net(self) -> ControlNet:
         """The net with the moving average of its weights, ready for use."""
         self.net.load_state_dict(self.average.weights)
-        return self.net.requires_grad_(False).eval()
+        return self.net.requires_grad_(False).train(False)
 
     def provenance(self, dataset: PairDataset) -> dict[str, str]:
         """What the trained net's file says about how it came to be."""
