@@ -46,6 +46,9 @@ if TYPE_CHECKING:
     from .weights.report import inspect_checkpoint as inspect_checkpoint
     from .weights.save import save_controlnet as save_controlnet
 
+__version__ = "0.1.0"
+"""As in pyproject.toml, which ComfyUI does not read where it loads the repository as a folder."""
+
 HOMES = {
     "Autoencoder": "model.autoencoder",
     "AutoencoderConfig": "config",

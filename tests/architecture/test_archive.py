@@ -10,7 +10,7 @@ import pytest
 from tests.support.archive import archived_files, tracked_files
 
 FOLDERS = ("controlnet_core", "js", "nodes", "workflows")
-FILES = {"LICENSE", "README.md", "__init__.py", "pyproject.toml", "requirements.txt"}
+FILES = {"CHANGELOG.md", "LICENSE", "README.md", "__init__.py", "pyproject.toml", "requirements.txt"}
 LEFT_OUT = (".ci", ".github", "benchmarks", "docs", "tests", "tools")
 
 

@@ -34,7 +34,7 @@ ARROWS: dict[str, tuple[str, ...]] = {
     "training": ("evaluation",),
     "tiny": ("training",),
     "queueing": ("errors",),
-    "cli": ("tiny", "queueing"),
+    "cli": ("tiny", "queueing", "__init__"),
     "__init__": ("tiny",),
     "__main__": ("cli",),
 }
