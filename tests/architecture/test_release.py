@@ -8,6 +8,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 import controlnet_core
 from tests.support.scripts import tool
@@ -65,6 +66,11 @@ def test_the_version_is_the_same_everywhere() -> None:
 def test_the_repository_lacks_only_what_its_owner_knows() -> None:
     lacking = release.problems(ROOT, None)
     assert [one for one in lacking if not one.startswith(OWNERS)] == []
+
+
+def test_the_icon_is_one_that_the_registry_takes() -> None:
+    with Image.open(ROOT / "docs" / "icon.png") as icon:
+        assert icon.width == icon.height <= 400
 
 
 def test_a_complete_repository_lacks_nothing(tmp_path: Path) -> None:
