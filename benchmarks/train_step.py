@@ -25,15 +25,12 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import platform
-import re
 import statistics
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
-from importlib.metadata import version
 from multiprocessing import get_context
 from pathlib import Path
 from types import MappingProxyType
@@ -54,6 +51,7 @@ from controlnet_core.prediction import network_input, noised, target
 from controlnet_core.schedule import NoiseSchedule
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from benchmarks.train_step_table import machine, table
 from tests.support.reduced import noise, randomised
 
 SD15 = FAMILIES["SD1.5"]
@@ -66,8 +64,6 @@ SIZES: Mapping[str, Family] = MappingProxyType(
         "reduced": replace(SD15, unet=replace(SD15.unet, family="SD1.5-like", model_channels=64), image_size=256),
     }
 )
-MISLEADING = ("tiny", "reduced")
-"""Families that are narrower than anything that is trained in earnest."""
 PAPER = MappingProxyType({"time": 1.34, "memory": 1.23})
 """Of full fine-tuning, as the paper has it: one A100, batch and precision not told."""
 WAYS = ("controlnet", "full_finetuning", "diffusers")
@@ -76,8 +72,6 @@ ENCODED_SIZES = 6 * 256
 """How much of SDXL's vector condition is not pooled text."""
 PARITY = 1e-4
 MEBIBYTE = 2**20
-INSTRUCTIONS = re.compile(r"avx\w*|amx\w*|fma|f16c|asimd\w*|sve\w*|bf16|i8mm")
-"""What of a CPU's flags says how fast it multiplies."""
 
 
 @dataclass(frozen=True)
@@ -246,51 +240,6 @@ def checked_losses(losses: Mapping[str, float]) -> dict[str, float]:
             do="compare the two nets layer by layer; times of different computations mean nothing",
         )
     return {**losses, "relative_difference": difference}
-
-
-def machine(device: str) -> dict[str, Any]:
-    """What it was measured on."""
-    info = Path("/proc/cpuinfo")
-    text = info.read_text(encoding="utf-8") if info.exists() else ""
-    names, flags = re.findall(r"model name\s*: (.*)", text), re.findall(r"(?:flags|Features)\s*: (.*)", text)
-    return {
-        "device": torch.cuda.get_device_name(device) if device.startswith("cuda") else None,
-        "cpu": names[0] if names else platform.processor(),
-        "instructions": [flag for flag in (flags[0].split() if flags else []) if INSTRUCTIONS.fullmatch(flag)],
-        "kernels": torch.backends.cpu.get_cpu_capability(),
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "diffusers": version("diffusers"),
-    }
-
-
-def table(result: Mapping[str, Any]) -> str:
-    """The result in words."""
-    about = result["machine"]
-    lines = [
-        "{cpu} ({kernels}; {flags}), {threads} threads, torch {torch}, diffusers {diffusers}".format(
-            **about, flags=" ".join(about["instructions"])
-        )
-    ]
-    if about["device"]:
-        lines.append(about["device"])
-    for one in result["sizes"]:
-        settings = one["settings"]
-        lines += [
-            "",
-            "{family} at {size}x{size}, batch {batch}, {dtype}: {rounds} rounds of {steps} steps".format(**settings),
-            f"{'':16}{'seconds a step':>16}{'controlnet / it':>17}{'peak MiB':>12}{'controlnet / it':>17}",
-        ]
-        for way in WAYS:
-            time_ratio, memory_ratio = (
-                f"{one[name][way]:.3f}" if way in one[name] else "" for name in ("time_ratio", "memory_ratio")
-            )
-            seconds, peak = one["seconds"][way], one["peak_bytes"][way] / MEBIBYTE
-            lines.append(f"{way:16}{seconds:16.4f}{time_ratio:>17}{peak:12.1f}{memory_ratio:>17}")
-        if settings["family"] in MISLEADING:
-            lines.append("a reduced width: the hint encoder counts for too much, these ratios are those of no real net")
-    lines += ["", "the paper: {time} of full fine-tuning's time, {memory} of its memory".format(**result["paper"])]
-    return "\n".join(lines)
 
 
 def main() -> None:

@@ -8,6 +8,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from .version import __version__ as __version__
+
 if TYPE_CHECKING:
     from .base import Base as Base
     from .base import TextEmbeddings as TextEmbeddings
@@ -93,6 +95,4 @@ def __getattr__(name: str) -> object:
     """Import a public name from its home."""
     if name not in HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value: object = getattr(import_module(f".{HOMES[name]}", __name__), name)
-    globals()[name] = value
-    return value
+    return getattr(import_module(f".{HOMES[name]}", __name__), name)

@@ -109,14 +109,20 @@ async def new_page() -> AsyncIterator[Page]:
         )
         try:
             port = await _port(Path(profile) / "DevToolsActivePort")
-            async with ClientSession() as session:
-                async with session.get(f"http://127.0.0.1:{port}/json/list") as answer:
-                    target = next(one for one in await answer.json(content_type=None) if one["type"] == "page")
-                async with session.ws_connect(target["webSocketDebuggerUrl"], max_msg_size=0) as socket:
-                    yield Page(socket)
+            async with ClientSession() as session, _first_page(session, port) as page:
+                yield page
         finally:
             process.terminate()
             await process.wait()
+
+
+@asynccontextmanager
+async def _first_page(session: ClientSession, port: int) -> AsyncIterator[Page]:
+    """The page that the browser opened when it started."""
+    async with session.get(f"http://127.0.0.1:{port}/json/list") as answer:
+        target = next(one for one in await answer.json(content_type=None) if one["type"] == "page")
+    async with session.ws_connect(target["webSocketDebuggerUrl"], max_msg_size=0) as socket:
+        yield Page(socket)
 
 
 async def _port(file: Path) -> int:

@@ -9,9 +9,9 @@ from __future__ import annotations
 import sys
 from argparse import RawDescriptionHelpFormatter
 from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, version
 
 from ..errors import ControlNetCoreError, SettingError
+from ..version import __version__
 from . import demo, generate, inspect, queue, train
 from .output import Interrupted, OutputError, UsageError, plain_warnings, print_error
 from .parser import Parser
@@ -56,7 +56,7 @@ def make_parser() -> Parser:
         formatter_class=RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    number = f"controlnet-core {_version()}"
+    number = f"controlnet-core {__version__}"
     parser.add_argument("--version", action="version", version=number, help="show the version and exit")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for command in COMMANDS.values():
@@ -86,11 +86,3 @@ def _run(words: list[str]) -> int:
     except ControlNetCoreError as error:
         print_error(error, as_json)
         return WRONG_USAGE if isinstance(error, SettingError) else FAILED
-
-
-def _version() -> str:
-    """The installed version; a source tree that was never installed has none."""
-    try:
-        return version("controlnet-core")
-    except PackageNotFoundError:
-        return "(not installed)"

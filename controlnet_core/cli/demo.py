@@ -140,10 +140,10 @@ class Clock:
 
 def peak_mebibytes() -> float | None:
     """The most memory that this process has held; None on Windows."""
-    try:
-        import resource
-    except ImportError:
+    if sys.platform == "win32":
         return None
+    import resource
+
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return round(peak / (2**20 if sys.platform == "darwin" else 2**10), 1)
 

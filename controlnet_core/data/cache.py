@@ -90,14 +90,8 @@ def encode_dataset(base: Base, dataset: PairDataset, folder: Path, progress: Pro
     place, partial = folder / name, folder / f".{name}.partial"
     progress = progress or (lambda done, total: None)
     if not place.is_dir():
-        try:
-            with writing(folder):
-                folder.mkdir(parents=True, exist_ok=True)
-                with _alone(folder / f".{name}.lock", lambda: progress(0, len(dataset))):
-                    _fill(place, partial, base, dataset, progress)
-        except WriteError:
-            shutil.rmtree(partial, ignore_errors=True)
-            raise
+        with _writing_cache(folder, partial), _alone(folder / f".{name}.lock", lambda: progress(0, len(dataset))):
+            _fill(place, partial, base, dataset, progress)
     vectors = place / "vectors.npy"
     return EncodedDataset(
         latents=np.load(place / LATENTS, mmap_mode="r"),
@@ -105,6 +99,18 @@ def encode_dataset(base: Base, dataset: PairDataset, folder: Path, progress: Pro
         vectors=np.load(vectors, mmap_mode="r") if vectors.exists() else None,
         caption_rows=json.loads((place / "caption_rows.json").read_text(encoding="utf-8")),
     )
+
+
+@contextmanager
+def _writing_cache(folder: Path, partial: Path) -> Iterator[None]:
+    """Make the folder of caches; what cannot be written leaves no part of a cache."""
+    try:
+        with writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            yield
+    except WriteError:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
 
 
 @contextmanager

@@ -105,7 +105,7 @@ def train_autoencoder(settings: TinySettings) -> Autoencoder:
     scenes = draw_scenes(1024, keyed_generator("tiny", settings.seed, "normalise"))
     normalise_latents(autoencoder, 2 * images(scenes, SIZE, settings.device) - 1)
     autoencoder.requires_grad_(False)
-    return autoencoder.eval()
+    return autoencoder.train(False)
 
 
 def _autoencoder_pixels(settings: TinySettings, step: int) -> Tensor:

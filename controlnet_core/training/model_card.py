@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..version import __version__
 from .settings import TrainSettings
 from .toml_text import toml_text
 
@@ -30,7 +31,8 @@ tags:
 
 # {title}
 
-A ControlNet for {family}, trained for {report["steps"]:,} steps. {_measured(report)}
+A ControlNet for {family}, trained for {report["steps"]:,} steps with ControlNet Core {__version__}.
+{_measured(report)}
 
 ## Use it
 

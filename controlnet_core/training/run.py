@@ -8,10 +8,11 @@ from collections.abc import Callable, Generator
 
 from ..base import Base
 from ..data.cache import encode_dataset
-from ..data.dataset import PairDataset, Progress
+from ..data.dataset import PairDataset
 from ..errors import FamilyMismatchError
 from ..evaluation.validation import Validation
 from ..model.controlnet import ControlNet
+from ..version import __version__
 from ..weights.load import load_controlnet
 from ..weights.save import save_controlnet
 from .batches import Batches
@@ -64,20 +65,14 @@ def train(
     encoded = encode_dataset(base, dataset, settings.out / "cache", lambda done, total: listen(Encoding(done, total)))
     batches = Batches(settings, base, encoded, dataset)
     trainer = Trainer(settings, base, initial_net(settings, base, dataset))
-    record = Record(folder, trainer, resume(run, folder, trainer))
-
-    def drawing(done: int, total: int) -> None:
-        listen(Drawing(done, total))
-
+    record = Record(folder, trainer, resume(run, folder, trainer), validation, listen)
     try:
-        if validation is not None and settings.evaluates_at(trainer.step) and not record.begins_evaluated:
-            report = trainer.evaluated(StepReport(trainer.step, None, 0.0, 0.0), validation, drawing)
-            record.add(report)
-            yield report
+        if record.lacks_evaluation:
+            yield record.add(record.evaluated(StepReport(trainer.step, None, 0.0, 0.0)))
         while trainer.step < settings.steps:
             report = trainer.take_step(batches.at(trainer.step))
-            if validation is not None and settings.evaluates_at(trainer.step):
-                report = record.evaluated(report, validation, drawing)
+            if settings.evaluates_at(trainer.step):
+                report = record.evaluated(report)
             record.add(report)
             if settings.saves_at(trainer.step):
                 record.save()
@@ -147,6 +142,7 @@ def provenance(run: Run, folder: RunFolder) -> dict[str, str]:
     scores = [line.evaluation.following for line in folder.metrics.read() if line.evaluation is not None]
     measured = {"training.following": f"{scores[-1]:.4f}"} if scores else {}
     return {
+        "training.version": __version__,
         "training.base": run.trunk["base"],
         "training.data": run.trunk["data"],
         "training.steps": str(run.settings.steps),
@@ -162,19 +158,32 @@ class Record:
         folder: The folder.
         trainer: The trainer, which goes on from a checkpoint or begins.
         lines: The metrics up to there.
+        validation: What to measure; None measures nothing.
+        listen: Told how many held-out hints are drawn.
 
     Attributes:
-        begins_evaluated: Whether the weights that the run goes on with were evaluated before.
+        lacks_evaluation: Whether an evaluation of the weights that the run goes on with is due and was not made.
     """
 
-    def __init__(self, folder: RunFolder, trainer: Trainer, lines: list[MetricsLine]) -> None:
+    def __init__(
+        self,
+        folder: RunFolder,
+        trainer: Trainer,
+        lines: list[MetricsLine],
+        validation: Validation | None,
+        listen: Callable[[Encoding | Drawing], None],
+    ) -> None:
         self.folder = folder
         self.trainer = trainer
-        self.begins_evaluated = any(line.step == trainer.step and line.evaluation is not None for line in lines)
+        self.validation = validation
+        evaluated = any(line.step == trainer.step and line.evaluation is not None for line in lines)
+        due = validation is not None and trainer.settings.evaluates_at(trainer.step)
+        self.lacks_evaluation = due and not evaluated
+        self._listen = listen
         self._saved = trainer.step
         self._session = 1 + max((line.session for line in lines), default=0)
 
-    def add(self, report: StepReport) -> None:
+    def add(self, report: StepReport) -> StepReport:
         """Add a step to the metrics, and its pictures to the samples."""
         measured = None
         if report.evaluation is not None:
@@ -185,14 +194,18 @@ class Record:
         self.folder.metrics.append(
             MetricsLine(report.step, self._session, report.loss, norm, report.seconds, measured)
         )
+        return report
 
-    def evaluated(self, report: StepReport, validation: Validation, progress: Progress) -> StepReport:
+    def evaluated(self, report: StepReport) -> StepReport:
         """Add an evaluation to the report of a step; interrupted, it is made up for later, and the step is kept."""
+        if self.validation is None:
+            return report
         try:
-            return self.trainer.evaluated(report, validation, progress)
+            return self.trainer.evaluated(report, self.validation, self._drawing)
         except BaseException:
-            self.add(report)
-            self.save()
+            if report.loss is not None:
+                self.add(report)
+                self.save()
             raise
 
     def save(self) -> None:
@@ -200,3 +213,6 @@ class Record:
         if self.trainer.step != self._saved:
             self.folder.checkpoints.write(self.trainer.checkpoint(), self.trainer.settings.branch_step)
             self._saved = self.trainer.step
+
+    def _drawing(self, done: int, total: int) -> None:
+        self._listen(Drawing(done, total))

@@ -8,6 +8,7 @@ from pathlib import Path
 from ..base import Base
 from ..data.dataset import PairDataset
 from ..errors import RunFolderError
+from ..version import __version__
 from .checkpoint import Checkpoints
 from .identity import BRANCH, FORMAT, Trunk, differences, run_name, trunk_of
 from .run_folder import NET, RunFolder, read_json
@@ -81,7 +82,7 @@ class Run:
         """
         folder = RunFolder(self.path)
         branch = {name: getattr(self.settings, name) for name in BRANCH}
-        folder.write_json(ABOUT, {"format": FORMAT, "trunk": dict(self.trunk), **branch})
+        folder.write_json(ABOUT, {"format": FORMAT, "version": __version__, "trunk": dict(self.trunk), **branch})
         folder.write_json(SETTINGS, self.settings.model_dump(mode="json"))
         return folder
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from contextlib import closing
 from statistics import fmean, median
 from typing import Any
 
@@ -89,16 +88,16 @@ class Session:
         return report
 
     def _train(self, listen: Listener) -> None:
-        """Do the steps that are left; closing the generator writes a checkpoint."""
+        """Do the steps that are left."""
         step = self.run.starts[0].step if self.run.starts else 0
         reports = train(self.settings, self.base, self.dataset, self.validation, listen)
         try:
-            with closing(reports):
-                for report in reports:
-                    step = report.step
-                    for event in step_events(report, self.settings.steps):
-                        listen(event)
+            for report in reports:
+                step = report.step
+                for event in step_events(report, self.settings.steps):
+                    listen(event)
         except BaseException:
+            reports.close()  # which writes a checkpoint
             listen(Interrupted(step, self.settings.steps))
             raise
 

@@ -56,7 +56,7 @@ class Trainer:
         self.settings = settings
         self.base = base
         self.step = 0
-        base.unet.requires_grad_(False).eval()
+        base.unet.requires_grad_(False).train(False)
         self.net = net.float().requires_grad_(True)
         self.optimizer = torch.optim.AdamW(
             self.net.parameters(),
@@ -117,4 +117,4 @@ class Trainer:
     def averaged_net(self) -> ControlNet:
         """The net with the moving average of its weights, ready for use."""
         self.net.load_state_dict(self.average.weights)
-        return self.net.requires_grad_(False).eval()
+        return self.net.requires_grad_(False).train(False)

@@ -106,7 +106,7 @@ def read_controlnet(
         attention=attention,
     )
     net.load_state_dict(part.state_dict(device=device, dtype=dtype), assign=True)
-    return net.eval()
+    return net.train(False)
 
 
 def controlnet_part(file: TensorFile) -> ControlNetPart:

@@ -80,7 +80,7 @@ def build_base(
     def loaded(module: Module, part: Part[Config]) -> Module:
         module.load_state_dict(part.state_dict(device=device, dtype=dtype), assign=True)
         module.requires_grad_(False)
-        return module.eval()
+        return module.train(False)
 
     text_encoders = zip(family.text_encoders, parts.text_encoders, strict=True)
     unet = loaded(UNet(family.unet, device="meta"), parts.unet)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+import controlnet_core
 from controlnet_core.cli import COMMANDS, main, make_parser
 from controlnet_core.cli.output import plain_warnings, print_result
 from controlnet_core.control.notes import ControlWarning
@@ -111,7 +112,7 @@ def test_wrong_usage_is_said_and_exits_with_2(
 
 def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--version"]) == 0
-    assert capsys.readouterr().out.startswith("controlnet-core ")
+    assert capsys.readouterr().out == f"controlnet-core {controlnet_core.__version__}\n"
 
 
 @pytest.mark.parametrize("as_json", [False, True])

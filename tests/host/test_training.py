@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import hashlib
 import json
-import resource
+import mmap
 import shutil
 import tomllib
 from collections.abc import Callable, Iterator
@@ -229,7 +229,7 @@ def test_five_runs_leave_the_memory_as_the_first_did(host: Host) -> None:
         host.run(Training(seed=seed, steps=3).graph)
         host.executor.reset()
         gc.collect()
-        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+        return int(Path("/proc/self/statm").read_text().split()[1]) * mmap.PAGESIZE
 
     held = [after_a_run(seed) for seed in range(5)]
     print("\nMiB behind each run: " + ", ".join(f"{one / 2**20:.0f}" for one in held))
