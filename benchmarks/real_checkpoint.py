@@ -3,8 +3,8 @@
     python benchmarks/real_checkpoint.py sd15.safetensors --control canny.safetensors --hint edges.png
 
 Writes `real_checkpoint.json` and the pictures into --out. The file says which program, device and checkpoint it was
-(its name and size), what was found in it, how long drawing and training took, and how much memory they held; it names no
-folder. Please send it back: no released checkpoint could be run where this project was made.
+(its name and size), what was found in it, how long drawing and training took, and how much memory they held; it names
+no folder. Please send it back: no released checkpoint could be run where this project was made.
 """
 
 from __future__ import annotations
