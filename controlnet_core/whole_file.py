@@ -10,6 +10,9 @@ from pathlib import Path
 
 from .errors import WriteError
 
+UNFINISHED = ".partial"
+"""How the names of unfinished files and folders end."""
+
 
 @contextmanager
 def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
@@ -75,6 +78,15 @@ def write_whole(path: str | os.PathLike[str], content: bytes) -> None:
         temporary.write_bytes(content)
 
 
+def sweep(folder: Path) -> None:
+    """Remove what killed processes left of files and folders that they were writing in a folder."""
+    for left in folder.glob(f".*{UNFINISHED}"):
+        if left.is_dir():
+            shutil.rmtree(left, ignore_errors=True)
+        else:
+            left.unlink(missing_ok=True)
+
+
 @contextmanager
 def writing(path: str | os.PathLike[str]) -> Iterator[None]:
     """Turn what the system says of a failed write into an error that names the file or folder.
@@ -94,7 +106,7 @@ def writing(path: str | os.PathLike[str]) -> Iterator[None]:
 
 def _temporary(path: Path) -> Path:
     """The temporary name beside a path: hidden, and no other process's."""
-    return path.with_name(f".{path.name}.{os.getpid()}.partial")
+    return path.with_name(f".{path.name}.{os.getpid()}{UNFINISHED}")
 
 
 def _sync(file: Path) -> None:

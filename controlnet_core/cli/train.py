@@ -44,11 +44,7 @@ example, with a file of two lines:
 
 def add_parser(commands: Commands) -> None:
     """Add the command."""
-    from ..training.describe import data_table, settings_file
-    from ..training.job import FolderData, ShapesData
-
-    epilog = EPILOG.format(settings=settings_file(), shapes=data_table(ShapesData), folder=data_table(FolderData))
-    parser = new_command(commands, "train", "train a ControlNet", DESCRIPTION, epilog)
+    parser = new_command(commands, "train", "train a ControlNet", DESCRIPTION, _epilog)
     add = parser.add_argument
     add("settings", metavar="SETTINGS.toml", type=Path, help="the settings file, explained below")
     add("--base", metavar="PATH|tiny", help="the base to train on (default: `path` in [base] of the file)")
@@ -56,6 +52,14 @@ def add_parser(commands: Commands) -> None:
     add("--set", metavar="KEY=VALUE", dest="changes", type=change, action="append", default=[], help=words)
     add("--out", metavar="DIR", help="the folder that holds the folders of runs (default: `out` of the file)")
     add("--tensorboard", action="store_true", help="write tensorboard/ into the run's folder, too (default: no)")
+
+
+def _epilog() -> str:
+    """All settings, and an example."""
+    from ..training.describe import data_table, settings_file
+    from ..training.job import FolderData, ShapesData
+
+    return EPILOG.format(settings=settings_file(), shapes=data_table(ShapesData), folder=data_table(FolderData))
 
 
 def run(arguments: argparse.Namespace) -> int:

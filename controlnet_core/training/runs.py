@@ -9,6 +9,7 @@ from ..base import Base
 from ..data.dataset import PairDataset
 from ..errors import RunFolderError
 from ..version import __version__
+from ..whole_file import sweep
 from .checkpoint import Checkpoints
 from .identity import BRANCH, FORMAT, Trunk, differences, run_name, trunk_of
 from .run_folder import NET, RunFolder, read_json
@@ -81,6 +82,8 @@ class Run:
             WriteError: If it cannot be written.
         """
         folder = RunFolder(self.path)
+        for place in (folder.path, folder.checkpoints.path, folder.samples_path):
+            sweep(place)
         branch = {name: getattr(self.settings, name) for name in BRANCH}
         folder.write_json(ABOUT, {"format": FORMAT, "version": __version__, "trunk": dict(self.trunk), **branch})
         folder.write_json(SETTINGS, self.settings.model_dump(mode="json"))

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from controlnet_core.errors import WriteError
-from controlnet_core.whole_file import whole_file, whole_folder, write_whole
+from controlnet_core.whole_file import sweep, whole_file, whole_folder, write_whole
 
 
 def test_a_file_takes_its_place_when_it_is_whole(tmp_path: Path) -> None:
@@ -54,6 +54,15 @@ def test_what_the_system_refuses_is_named_and_leaves_nothing(tmp_path: Path) -> 
     with pytest.raises(WriteError, match="No space"), whole_file(tmp_path / "full"):
         raise OSError(28, "No space left on device")
     assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
+
+
+def test_what_killed_processes_left_is_swept(tmp_path: Path) -> None:
+    (tmp_path / ".file.1.partial").touch()
+    (tmp_path / ".folder.2.partial").mkdir()
+    (tmp_path / ".folder.2.partial" / "inside").touch()
+    (tmp_path / "kept.partial").touch()
+    sweep(tmp_path)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["kept.partial"]
 
 
 def test_a_file_may_be_read_by_others_whoever_wrote_it(tmp_path: Path) -> None:
