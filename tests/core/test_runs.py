@@ -258,7 +258,7 @@ def test_a_finished_run_has_a_model_card(tmp_path: Path) -> None:
     session.go(lambda event: None)
     card = (session.run.path / "model_card.md").read_text()
     assert card.startswith("---\nlibrary_name: controlnet-core\n") and "# A net for shapes" in card
-    assert "trained for 2 steps" in card and "It follows held-out hints at 0.50" in card
+    assert "trained for 2 steps" in card and "Its following score on held-out hints is 0.50" in card
     assert tomllib.loads(card.split("```toml\n")[1].split("```")[0])["learning_rate"] == 3e-4
 
 
