@@ -81,12 +81,12 @@ def assert_same_run(one: Path, other: Path, step: int) -> None:
 
 @pytest.fixture(scope="module")
 def at_once(tmp_path_factory: pytest.TempPathFactory) -> Mapping[int, Path]:
-    """Runs of 4 and of 8 steps that had nothing to go on from."""
+    """Runs of 4 and of 8 steps that had no checkpoint to start from."""
     folders = {steps: tmp_path_factory.mktemp(f"{steps} steps") for steps in (4, 8)}
     return {steps: trained(settings(out, steps))[1] for steps, out in folders.items()}
 
 
-def test_more_steps_go_on_from_the_end_and_the_shorter_run_is_read_back(
+def test_more_steps_continue_from_the_end_and_the_shorter_run_is_read_back(
     tmp_path: Path, at_once: Mapping[int, Path]
 ) -> None:
     _, short = trained(settings(tmp_path, 4))
@@ -101,7 +101,7 @@ def test_more_steps_go_on_from_the_end_and_the_shorter_run_is_read_back(
     assert_same_run(short, at_once[4], 4)
 
 
-def test_fewer_steps_start_from_what_there_is(tmp_path: Path, at_once: Mapping[int, Path]) -> None:
+def test_fewer_steps_start_from_a_checkpoint_on_their_path(tmp_path: Path, at_once: Mapping[int, Path]) -> None:
     _, long = trained(settings(tmp_path, 8, checkpoint_every=5))
     steps, short = trained(settings(tmp_path, 6))
     assert steps == 1, "the checkpoint of step 5 lies on the path of both"
@@ -184,7 +184,7 @@ def test_a_net_to_start_from(tmp_path: Path, kind: str) -> None:
     training.close()
     assert run_of(settings(tmp_path, 2, start_from=start)).starts[0].step == 1, "it is a run of its own"
     fresh = next(train(settings(tmp_path / "fresh", 2), small_base(), PAIRS))
-    assert first.loss != fresh.loss, "the net to start from has no say"
+    assert first.loss != fresh.loss, "the net to start from changes nothing"
 
 
 def test_a_net_that_does_not_fit_is_no_start(tmp_path: Path) -> None:
