@@ -50,7 +50,7 @@ def add_parser(commands: Commands) -> None:
     add("--out", metavar="FILE.png|DIR", type=Path, required=True, help=out)
     tokenizer = "a folder with CLIP's vocab.json and merges.txt (default: found beside the base or in the hub's cache)"
     add("--tokenizer", metavar="DIR", type=Path, help=tokenizer)
-    device = "auto, cpu, cuda, cuda:1, ...; auto is cuda where there is one (default: auto)"
+    device = "auto, cpu, cuda, cuda:1, ...; auto is cuda if there is one (default: auto)"
     add("--device", metavar="NAME", default="auto", help=device)
     add_control_options(parser)
     _add_sampling_options(parser.add_argument_group("sampling"))

@@ -56,7 +56,7 @@ class RunFolder:
         """Read a JSON file of the folder; None if there is none.
 
         Raises:
-            RunFolderError: If it is no JSON object.
+            RunFolderError: If it is not a JSON object.
         """
         return read_json(self.path / name)
 
@@ -78,7 +78,7 @@ def read_json(path: Path) -> dict[str, Any] | None:
     """Read a JSON object; None if there is no such file.
 
     Raises:
-        RunFolderError: If it cannot be read or is no JSON object.
+        RunFolderError: If it cannot be read or is not a JSON object.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
