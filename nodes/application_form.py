@@ -1,4 +1,4 @@
-"""What several nodes' forms share: sockets, and the inputs that say how strongly a net acts."""
+"""Shared parts of the nodes' forms: custom sockets, and the inputs that say how a net is applied."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from ..controlnet_core.errors import SettingError
 ControlNetStack = io.Custom("CONTROL_NET_STACK")
 """A list of (CONTROL_NET, IMAGE, strength, start, end), as several extensions exchange it."""
 ControlNetDataset = io.Custom("CONTROL_NET_DATASET")
-"""What to learn from: a `TrainingData`."""
+"""The data to train on: a `TrainingData`."""
 
 CUSTOM = "custom"
 OWN_SIDE = "curve's own"
 
 CURVE_TOOLTIP = """\
-How strongly each block of the UNet is controlled.
-flat: all the same.
-cfg_resolution: the paper's CFG resolution weighting, each block's strength grows as its resolution falls.
-cfg_resolution_normalised: the same, at most 1.
-guess: guess mode, falling softly towards the fine blocks.
-custom: the numbers given as block weights.
-All but flat and custom act on the positive side alone, which suits an empty prompt."""
+How strongly the net acts on each block of the UNet.
+flat: the same on all blocks.
+cfg_resolution: the paper's CFG resolution weighting; the coarser a block, the stronger.
+cfg_resolution_normalised: the same, scaled to at most 1.
+guess: guess mode; a little weaker at each finer block.
+custom: the numbers in block_weights.
+All but flat and custom act on the positive side only, which suits an empty prompt."""
 
 
 def application_inputs() -> list[Any]:
@@ -38,7 +38,7 @@ def application_inputs() -> list[Any]:
             min=0.0,
             max=10.0,
             step=0.01,
-            tooltip="How strongly the net acts; 0 leaves the conditioning as it is.",
+            tooltip="How strongly the net acts; 0 leaves the conditioning unchanged.",
         ),
         io.Float.Input(
             "start_percent",
@@ -46,8 +46,8 @@ def application_inputs() -> list[Any]:
             min=0.0,
             max=1.0,
             step=0.001,
-            tooltip="From which part of the noise schedule on the net acts; 0 is pure noise. The same as in the "
-            "native node: a part of the schedule, not of the steps.",
+            tooltip="Where in the noise schedule the net begins to act; 0 is pure noise. A fraction of the schedule, "
+            "not of the steps, as in the native node.",
             advanced=True,
         ),
         io.Float.Input(
@@ -56,7 +56,7 @@ def application_inputs() -> list[Any]:
             min=0.0,
             max=1.0,
             step=0.001,
-            tooltip="Until which part of the noise schedule the net acts; 1 is the finished picture.",
+            tooltip="Where in the noise schedule the net stops acting; 1 is the finished picture.",
             advanced=True,
         ),
         io.Combo.Input(
@@ -66,16 +66,16 @@ def application_inputs() -> list[Any]:
             "side",
             options=[OWN_SIDE, *SIDES],
             default=OWN_SIDE,
-            tooltip="On which side of guidance the net acts. On the conditional (positive) side alone, CFG strengthens "
-            "what the net says; on both it strengthens only the prompt.",
+            tooltip="The side of guidance that the net acts on. On the conditional (positive) side only, CFG "
+            "strengthens the hint too; on both, it strengthens only the prompt.",
             optional=True,
             advanced=True,
         ),
         io.String.Input(
             "block_weights",
             default="",
-            tooltip="For the curve custom: one number for each of the UNet's skips, finest first, and one for the "
-            "middle block: 13 for SD1.5 and SD2.1, 10 for SDXL. For example: 1 1 1 0.8 0.8 0.8 0.5 0.5 0.5 0 0 0 0",
+            tooltip="For the curve custom: one number for each skip of the UNet, finest first, then one for the middle "
+            "block. 13 for SD1.5 and SD2.1, 10 for SDXL. For example: 1 1 1 0.8 0.8 0.8 0.5 0.5 0.5 0 0 0 0",
             optional=True,
             advanced=True,
         ),
@@ -88,12 +88,12 @@ def read_application(
     """The application that a form asks for.
 
     Raises:
-        SettingError: If the curve is custom and the block weights are no numbers, or there are numbers and it is not;
-            if a strength, a window, a curve or a side is impossible.
+        SettingError: If custom block weights are not numbers, or block weights are given for another curve; if a
+            strength, a window, a curve or a side is impossible.
     """
     chosen = _custom_weights(block_weights) if curve == CUSTOM else curve
     if curve != CUSTOM and block_weights.strip():
-        raise SettingError(f"block weights, and the curve {curve}", "only one", "choose custom or clear them")
+        raise SettingError(f"block weights for the curve {curve}", "the curve custom", "choose it, or clear them")
     named = None if side == OWN_SIDE else side
     # `Application` checks the names.
     return Application(strength, start_percent, end_percent, chosen, named)  # type: ignore[arg-type]
@@ -102,7 +102,7 @@ def read_application(
 def _custom_weights(block_weights: str) -> tuple[float, ...]:
     """The numbers in a text."""
     try:
-        return tuple(float(word) for word in re.split(r"[\s,;]+", block_weights) if word)
+        return tuple(float(number) for number in re.split(r"[\s,;]+", block_weights) if number)
     except ValueError as error:
         raise SettingError(
             found=f"block_weights = {block_weights!r}",

@@ -20,8 +20,8 @@ class ApplyControlNet(io.ComfyNode):
             node_id="ApplyControlNet",
             display_name="Apply ControlNet (Core)",
             category="model/conditioning/controlnet",
-            description="Lets a ControlNet steer the picture by a hint image, with control over when it acts, on which "
-            "blocks and on which side of guidance. Apply several, one after the other: what they add is summed.",
+            description="Steers the picture with a ControlNet and a hint image. Choose when the net acts, on which "
+            "blocks and on which side of guidance. Chain several: their effects add up.",
             search_aliases=["controlnet", "apply controlnet", "use controlnet", "control net", "guess mode"],
             inputs=[
                 io.Conditioning.Input("positive", tooltip="What to draw."),
@@ -30,10 +30,10 @@ class ApplyControlNet(io.ComfyNode):
                 io.Image.Input(
                     "image",
                     tooltip="The hint, of the kind the net was trained on: edges, a pose, depth. It is cropped to the "
-                    "picture's aspect. One for all pictures of a batch, or one for each.",
+                    "picture's aspect. One for the whole batch, or one for each picture.",
                 ),
                 *application_inputs(),
-                io.Vae.Input("vae", optional=True, tooltip="Only for nets that read latents, as SD3 and Flux ones do."),
+                io.Vae.Input("vae", optional=True, tooltip="Only for nets that read latents, such as SD3 or Flux."),
             ],
             outputs=[
                 io.Conditioning.Output(display_name="positive", tooltip="The positive conditioning with the net."),

@@ -12,7 +12,7 @@ from .application_form import ControlNetDataset
 from .bridge.host.folders import dataset_names
 from .bridge.training.datasets import folder_data, folder_stamp, picture_data, shapes_data
 
-SIZE_TOOLTIP = "Side of the pictures in pixels; 0 is the base's own, as 512 for SD1.5 and 1024 for SDXL. Pictures are \
+SIZE_TOOLTIP = "Side of the pictures in pixels; 0 is the base's own: 512 for SD1.5, 1024 for SDXL. Pictures are \
 resized, and their middle square is cut out."
 
 
@@ -27,7 +27,7 @@ class Dataset(io.ComfyNode):
             display_name="ControlNet Dataset",
             category="model/training",
             description="Pairs for Train ControlNet: from a folder, from images of the graph, or example shapes. "
-            "All files are looked at before any training, and the report says what is unpaired or broken.",
+            "All files are checked before training; the report lists what is unpaired or broken.",
             search_aliases=["controlnet dataset", "training data", "pairs", "load training images"],
             inputs=[
                 io.DynamicCombo.Input(
@@ -37,14 +37,14 @@ class Dataset(io.ComfyNode):
                         io.DynamicCombo.Option("images", _image_inputs()),
                         io.DynamicCombo.Option("shapes", _shapes_inputs()),
                     ],
-                    tooltip="folder: pictures on disk. images: what the graph loaded or made. shapes: pairs for the "
-                    "small base, drawn as they are needed.",
+                    tooltip="folder: pictures on disk. images: pictures from the graph. shapes: example pairs for the "
+                    "small base, drawn as needed.",
                 ),
             ],
             outputs=[
                 ControlNetDataset.Output(display_name="dataset", tooltip="For Train ControlNet."),
                 io.Image.Output(display_name="preview", tooltip="Some of the pairs: picture, hint and caption."),
-                io.String.Output(display_name="report", tooltip="How many pairs there are, and what is odd."),
+                io.String.Output(display_name="report", tooltip="How many pairs there are, with any warnings."),
             ],
             hidden=[io.Hidden.unique_id],
             is_output_node=True,
@@ -52,12 +52,12 @@ class Dataset(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, source: dict[str, Any]) -> str:
-        """What changes when a file of the folder does."""
+        """A value that changes when a file of the folder changes."""
         return folder_stamp(source) if source["source"] == "folder" else ""
 
     @classmethod
     def execute(cls, source: dict[str, Any]) -> io.NodeOutput:
-        """Look at the pairs."""
+        """Check the pairs and show some."""
         chosen = {name: value for name, value in source.items() if name != "source"}
         kind = {"folder": folder_data, "images": picture_data, "shapes": shapes_data}[source["source"]]
         data, preview, report = kind(chosen, cls.hidden.unique_id)
@@ -69,36 +69,36 @@ def _folder_inputs() -> list[Any]:
         io.Combo.Input(
             "folder",
             options=dataset_names(),
-            tooltip="A folder in ComfyUI's `input` or `datasets`: images/NAME.png, hints/NAME.png, captions/NAME.txt, "
-            "or a prompt.json as fill50k has, or a metadata.jsonl. Press R after adding one.",
+            tooltip="A folder in ComfyUI's `input` or `datasets`, with images/NAME.png, hints/NAME.png and "
+            "captions/NAME.txt, or a prompt.json as in fill50k, or a metadata.jsonl. Press R after adding one.",
         ),
-        _hint_input("files", "files: the folder holds them."),
+        _hint_input("files", "files: read from the folder."),
         io.Int.Input("size", default=0, min=0, max=4096, step=8, tooltip=SIZE_TOOLTIP),
     ]
 
 
 def _image_inputs() -> list[Any]:
     return [
-        io.Image.Input("images", tooltip="The pictures, a batch; their sides should be what the base draws."),
-        io.Image.Input("hints", optional=True, tooltip="The hint of each picture, for the hint images."),
+        io.Image.Input("images", tooltip="A batch of pictures, in the size that the base draws."),
+        io.Image.Input("hints", optional=True, tooltip="The hint of each picture, if hint is images."),
         io.String.Input("captions", multiline=True, default="", tooltip="One line for each picture, or one for all."),
-        _hint_input("images", "images: those at the input hints."),
+        _hint_input("images", "images: those connected to hints."),
     ]
 
 
 def _shapes_inputs() -> list[Any]:
     return [
         io.Int.Input("count", default=2000, min=1, max=1_000_000, tooltip="How many pairs."),
-        io.Int.Input("seed", default=0, min=0, max=2**32 - 1, tooltip="Names the shapes."),
-        io.Combo.Input("hint", options=list(HINTS), default="outline", tooltip="What the hints tell."),
+        io.Int.Input("seed", default=0, min=0, max=2**32 - 1, tooltip="The same seed gives the same shapes."),
+        io.Combo.Input("hint", options=list(HINTS), default="outline", tooltip="Outlines, or a map of the colours."),
     ]
 
 
-def _hint_input(given: str, words: str) -> io.Input:
-    """How hints are come by."""
+def _hint_input(given: str, meaning: str) -> io.Input:
+    """Where hints come from: given, as `meaning` explains, or made from the pictures."""
     return io.Combo.Input(
         "hint",
         options=[given, *get_args(MadeHint)],
         default=given,
-        tooltip=f"{words} canny, blur, grey: made of the pictures, which then need no hints.",
+        tooltip=f"{meaning} canny, blur, grey: made from the pictures, which then need no hints.",
     )

@@ -21,20 +21,20 @@ class ExampleShapes(io.ComfyNode):
             node_id="ControlNetCoreShapes",
             display_name="Example Shapes (ControlNet Core)",
             category="image",
-            description="Draws coloured shapes, their hints and captions: what the small base and its ControlNets "
-            "were trained on, though never these very ones.",
+            description="Draws coloured shapes with hints and captions, of the kind that the small base and its "
+            "ControlNets were trained on; these were held out.",
             search_aliases=["controlnet example", "test hint", "shapes"],
             inputs=[
-                io.Int.Input("seed", default=0, min=0, max=2**32 - 1, tooltip="Names the shapes."),
+                io.Int.Input("seed", default=0, min=0, max=2**32 - 1, tooltip="The same seed gives the same shapes."),
                 io.Int.Input("count", default=1, min=1, max=64, tooltip="How many to draw."),
                 io.Combo.Input(
-                    "hint", options=list(HINTS), default="outline", tooltip="What the hints tell: outline or colours."
+                    "hint", options=list(HINTS), default="outline", tooltip="Outlines, or a map of the colours."
                 ),
             ],
             outputs=[
                 io.Image.Output(display_name="hints", tooltip="For Apply ControlNet."),
-                io.Image.Output(display_name="pictures", tooltip="The pictures that the hints were taken from."),
-                io.String.Output(display_name="caption", tooltip="The first picture in words."),
+                io.Image.Output(display_name="pictures", tooltip="The pictures that the hints were made from."),
+                io.String.Output(display_name="caption", tooltip="The caption of the first picture."),
             ],
         )
 

@@ -29,7 +29,7 @@ class ControlNetCoreExtension(ComfyExtension):
     """The nodes of ControlNet Core and the folders its nets are in."""
 
     async def on_load(self) -> None:
-        """Let every loader list the net that comes with the small base, and trained nets."""
+        """Let every loader list the nets that come with the small base, and trained nets."""
         register_folders()
         watch_ids(NODES)
 

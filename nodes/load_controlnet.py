@@ -19,8 +19,8 @@ class LoadControlNet(io.ComfyNode):
             node_id="LoadControlNet",
             display_name="Load ControlNet (Core)",
             category="model/loaders",
-            description="Loads a ControlNet: the released and the diffusers layout of SD1.5, SD2.1 and SDXL, checked "
-            "tensor by tensor; every other kind is left to ComfyUI's own loader. The report says which it was.",
+            description="Loads a ControlNet. The released and the diffusers layout of SD1.5, SD2.1 and SDXL are "
+            "checked tensor by tensor; ComfyUI's own loader reads every other kind. The report says which it was.",
             search_aliases=["controlnet", "control net", "cn", "load controlnet", "controlnet loader"],
             inputs=[
                 io.Combo.Input(
@@ -43,7 +43,7 @@ class LoadControlNet(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, control_net_name: str) -> str:
-        """What changes when the file does."""
+        """A value that changes when the file changes."""
         return file_stamp(control_net_name)
 
     @classmethod

@@ -27,7 +27,7 @@ class TinyBase(io.ComfyNode):
                     display_name="clip",
                     tooltip="The text encoder, for prompts such as: a red circle on a blue background.",
                 ),
-                io.Vae.Output(display_name="vae", tooltip="The autoencoder, 8 pixels to a latent."),
+                io.Vae.Output(display_name="vae", tooltip="The autoencoder: 8 x 8 pixels become one latent."),
             ],
         )
 

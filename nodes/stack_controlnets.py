@@ -22,20 +22,20 @@ class StackControlNets(io.ComfyNode):
             display_name="Stack ControlNets (Core)",
             category="model/conditioning/controlnet",
             description="Adds a ControlNet with its hint to a stack. Chain several; connect positive and negative to "
-            "the last one to apply them all. What the nets add is summed without further weights. The stack is the "
-            "CONTROL_NET_STACK that other extensions exchange.",
+            "the last one to apply them all. Their effects add up, without further weights. Other extensions read and "
+            "write the same CONTROL_NET_STACK.",
             search_aliases=["controlnet stack", "multi controlnet", "stack controlnet", "controlnet stacker"],
             inputs=[
                 io.ControlNet.Input("control_net", tooltip="A net from any loader."),
-                io.Image.Input("image", tooltip="Its hint: one for all pictures of a batch, or one for each."),
+                io.Image.Input("image", tooltip="Its hint: one for the whole batch, or one for each picture."),
                 *application_inputs(),
-                ControlNetStack.Input("stack", optional=True, tooltip="The nets that come before this one."),
+                ControlNetStack.Input("stack", optional=True, tooltip="The stack to add this net to."),
                 io.Conditioning.Input("positive", optional=True, tooltip="What to draw."),
                 io.Conditioning.Input("negative", optional=True, tooltip="What not to draw."),
-                io.Vae.Input("vae", optional=True, tooltip="Only for nets that read latents, as SD3 and Flux ones do."),
+                io.Vae.Input("vae", optional=True, tooltip="Only for nets that read latents, such as SD3 or Flux."),
             ],
             outputs=[
-                ControlNetStack.Output(display_name="stack", tooltip="The nets before this one, and this one."),
+                ControlNetStack.Output(display_name="stack", tooltip="The stack with this net added."),
                 io.Conditioning.Output(display_name="positive", tooltip="Positive with all nets of the stack."),
                 io.Conditioning.Output(display_name="negative", tooltip="Negative with all nets of the stack."),
             ],
@@ -58,12 +58,12 @@ class StackControlNets(io.ComfyNode):
         negative: Conditioning | None = None,
         vae: HostVae = None,
     ) -> io.NodeOutput:
-        """Make the longer stack and apply it to the conditionings there are."""
+        """Add the net to the stack, and apply the stack to the connected conditionings."""
         application = read_application(strength, start_percent, end_percent, curve, side, block_weights)
         net = configured(control_net, application, cls.hidden.unique_id)
         longer = [*read_stack(stack), (net, image, strength, start_percent, end_percent)]
         given = {"positive": positive, "negative": negative}
-        there = {name: conditioning for name, conditioning in given.items() if conditioning is not None}
-        conditionings = apply_stack(list(there.values()), longer, vae, cls.hidden.unique_id)
-        applied = dict(zip(there, conditionings, strict=True))
+        connected = {name: conditioning for name, conditioning in given.items() if conditioning is not None}
+        conditionings = apply_stack(list(connected.values()), longer, vae, cls.hidden.unique_id)
+        applied = dict(zip(connected, conditionings, strict=True))
         return io.NodeOutput(longer, *(applied.get(name) or blocked(cls, name) for name in given))

@@ -23,19 +23,19 @@ class TrainControlNet(io.ComfyNode):
             node_id="TrainControlNet",
             display_name="Train ControlNet (Core)",
             category="model/training",
-            description="Trains a ControlNet on a locked base of SD1.5, SD2.1, SDXL or the small base, from a copy of "
-            "its encoder and zero convolutions. Interrupt writes a checkpoint, and queueing again goes on from it; a "
-            "finished run is read back. The net is saved where loaders list it.",
+            description="Trains a ControlNet on a locked base: SD1.5, SD2.1, SDXL or the small base. It starts as a "
+            "copy of the base's encoder with zero convolutions. Interrupt saves a checkpoint; Run resumes. A finished "
+            "run is read back. The net is saved where loaders list it.",
             search_aliases=["controlnet training", "train control net", "finetune controlnet", "trainer"],
             inputs=[
-                io.Model.Input("model", tooltip="The base to train for; its LoRAs are merged into the copy."),
-                io.Clip.Input("clip", tooltip="Its text encoder. Captions are read as they are, without weights."),
+                io.Model.Input("model", tooltip="The base to train on; its LoRAs are merged into a copy."),
+                io.Clip.Input("clip", tooltip="Its text encoder. Captions are read literally, without weights."),
                 io.Vae.Input("vae", tooltip="Its autoencoder."),
                 ControlNetDataset.Input("dataset", tooltip="From ControlNet Dataset: pictures, hints and captions."),
                 io.String.Input(
                     "name",
                     default="my_controlnet",
-                    tooltip="What the net's file is called. The run's own short name is put behind it.",
+                    tooltip="The name of the net's file. The run's short name is added after it.",
                 ),
                 *setting_inputs(),
                 io.String.Input(
@@ -44,7 +44,7 @@ class TrainControlNet(io.ComfyNode):
                     multiline=True,
                     optional=True,
                     advanced=True,
-                    tooltip="Settings of a file of `controlnet-core train`; they take the place of those above.",
+                    tooltip="Settings as in a file for `controlnet-core train`; they override those above.",
                 ),
             ],
             outputs=[
@@ -69,7 +69,7 @@ class TrainControlNet(io.ComfyNode):
         dataset: TrainingData,
         name: str,
         settings_toml: str = "",
-        **settings: Any,  # noqa: ANN401 - a widget's value is a number or a word
+        **settings: Any,  # noqa: ANN401 - a widget's value is a number or a string
     ) -> io.NodeOutput:
         """Train."""
         chosen = read_settings(settings, settings_toml)

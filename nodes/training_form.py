@@ -1,4 +1,4 @@
-"""The settings of a training as a form, made of the model that settings files are checked with."""
+"""The training settings as a form, made from the model that checks settings files."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from pydantic.fields import FieldInfo
 from ..controlnet_core.errors import SettingError
 from ..controlnet_core.training.settings import EvaluationSettings, TrainSettings, checked
 
-IN_SIGHT = ("steps", "batch_size", "learning_rate", "seed")
-GIVEN_BY_THE_GRAPH = ("device", "out", "base", "data")
-IN_TOML_ALONE = ("start_from",)
+BASIC = ("steps", "batch_size", "learning_rate", "seed")
+FROM_GRAPH = ("device", "out", "base", "data")
+TOML_ONLY = ("start_from",)
 """Settings without a widget: `settings_toml` may hold them."""
 EVALUATION = "evaluation"
 WIDGETS = {f"{EVALUATION}_side": f"{EVALUATION}_sides"}
@@ -27,7 +27,7 @@ FINE_STEP, FINEST_STEP = 0.001, 0.000001
 def setting_inputs() -> list[Any]:
     """A widget for each setting; all but the few that matter most are advanced."""
     inputs = list(_inputs(TrainSettings, ""))
-    return sorted(inputs, key=lambda one: IN_SIGHT.index(one.id) if one.id in IN_SIGHT else len(IN_SIGHT))
+    return sorted(inputs, key=lambda widget: BASIC.index(widget.id) if widget.id in BASIC else len(BASIC))
 
 
 def read_settings(widgets: Mapping[str, Any], toml: str) -> TrainSettings:
@@ -35,11 +35,11 @@ def read_settings(widgets: Mapping[str, Any], toml: str) -> TrainSettings:
 
     Arguments:
         widgets: The values of the widgets.
-        toml: The content of a settings file, whose settings take the place of the widgets'; base, data, device and
-            folder are the graph's and are passed over.
+        toml: The content of a settings file, whose settings override the widgets; base, data, device and folder are
+            the graph's and are ignored.
 
     Raises:
-        SettingError: If it is no TOML, a name is unknown or a value impossible.
+        SettingError: If it is not TOML, a name is unknown or a value impossible.
     """
     names = {name: f"{EVALUATION}_{name}" for name in EvaluationSettings.model_fields}
     evaluation = {name: widgets[WIDGETS.get(widget, widget)] for name, widget in names.items()}
@@ -48,7 +48,7 @@ def read_settings(widgets: Mapping[str, Any], toml: str) -> TrainSettings:
         written = tomllib.loads(toml)
     except tomllib.TOMLDecodeError as error:
         raise SettingError(f"settings_toml: {error}", "settings in TOML", "correct them, or leave it empty") from error
-    written = {name: value for name, value in written.items() if name not in GIVEN_BY_THE_GRAPH}
+    written = {name: value for name, value in written.items() if name not in FROM_GRAPH}
     section = written.pop(EVALUATION, {})
     if not isinstance(section, dict):
         raise SettingError(f"evaluation = {section!r} in settings_toml", "a table [evaluation]", "correct it")
@@ -60,21 +60,21 @@ def _inputs(model: type[BaseModel], prefix: str) -> Iterator[Any]:
     for name, field in model.model_fields.items():
         if name == EVALUATION:
             yield from _inputs(EvaluationSettings, f"{EVALUATION}_")
-        elif name not in (*GIVEN_BY_THE_GRAPH, *IN_TOML_ALONE):
+        elif name not in (*FROM_GRAPH, *TOML_ONLY):
             yield _input(WIDGETS.get(prefix + name, prefix + name), field)
 
 
 def _input(name: str, field: FieldInfo) -> io.Input:
     """The widget for one field."""
-    common = {"default": field.default, "tooltip": field.description, "advanced": name not in IN_SIGHT}
+    common = {"default": field.default, "tooltip": field.description, "advanced": name not in BASIC}
     choices = get_args(field.annotation)
     if choices:
         return io.Combo.Input(name, options=list(choices), **common)
-    words = ("ge", "gt", "le", "lt")
-    limits = {word: getattr(limit, word) for limit in field.metadata for word in words if hasattr(limit, word)}
+    kinds = ("ge", "gt", "le", "lt")
+    limits = {kind: getattr(limit, kind) for limit in field.metadata for kind in kinds if hasattr(limit, kind)}
     low, high = limits.get("ge", limits.get("gt", 0)), limits.get("le", limits.get("lt", MOST))
     if field.annotation is int:
-        # The editor would give a new seed to every run, and a run goes on only where its seed stays.
+        # The editor would change the seed after each run, and a run resumes only with the same seed.
         return io.Int.Input(name, min=low, max=min(high, MOST), control_after_generate=False, **common)
     step = FINEST_STEP if name == "learning_rate" else FINE_STEP
     return io.Float.Input(name, min=float(low), max=float(high), step=step, round=False, **common)

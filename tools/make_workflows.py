@@ -52,22 +52,22 @@ MODELS = {
     },
 }
 NOTES = {
-    "tiny_apply": "Press Run: needs no download and no GPU. The small base draws six pictures that follow six "
-    "outlines.\n\nThen change the prompt: *a yellow square on a pink background*. Or set **strength** to 0.3, "
+    "tiny_apply": "Press Run; no download and no GPU are needed. The small base draws six pictures that follow six "
+    "outlines.\n\nThen change the prompt to *a yellow square on a pink background*, or set **strength** to 0.3, "
     "or **side** to *both*: what changes?",
-    "tiny_stack": "Two nets and no prompt: one gives the shape, the other the colours. What they add is summed.\n\n"
-    "Chain as many Stack nodes as you like and connect the prompts to the last.",
-    "tiny_train": "Press Run: a net is trained on the small base in minutes, and draws in the same graph. Watch "
-    "*following* on the node: it jumps.\n\nInterrupt at any time; Run goes on. A finished run is read back. The net is "
-    "in `output/controlnet`.",
+    "tiny_stack": "Two nets and no prompt: one gives the shape, the other the colours. Their effects add up.\n\n"
+    "Chain as many Stack nodes as you like, and connect the prompts to the last one.",
+    "tiny_train": "Press Run: a net is trained on the small base in minutes and draws in the same graph. Watch "
+    "*following* on the node: it jumps.\n\nInterrupt at any time; Run resumes. A finished run is read back. The net "
+    "is in `output/controlnet`.",
     "sd15_train": "Put your pairs into `input`: a folder with `images`, `hints` and `captions`, or fill50k "
-    "as it comes, and choose it.\n\nInterrupt at any time; Run goes on from there.",
-    "sd15_apply": "Choose a picture; its edges steer what is drawn.\n\nModels go to `models/checkpoints` and "
+    "as it is. Then choose the folder.\n\nInterrupt at any time; Run resumes.",
+    "sd15_apply": "Choose a picture; its edges steer the drawing.\n\nModels go into `models/checkpoints` and "
     "`models/controlnet`.",
-    "sdxl_apply": "Choose a picture; its edges steer what is drawn.\n\nModels go to `models/checkpoints` and "
+    "sdxl_apply": "Choose a picture; its edges steer the drawing.\n\nModels go into `models/checkpoints` and "
     "`models/controlnet`.",
-    "sd15_stack": "Choose a depth map and a pose of the same size. No prompt is needed: the curve "
-    "*cfg_resolution_normalised* lets guidance strengthen what the nets say.\n\nModels go to `models/checkpoints` and "
+    "sd15_stack": "Choose a depth map and a pose of the same size. No prompt is needed: with the curve "
+    "*cfg_resolution_normalised*, guidance strengthens the hints.\n\nModels go into `models/checkpoints` and "
     "`models/controlnet`.",
 }
 STARTED = "!!(window.app?.graph && LiteGraph.registered_node_types.ApplyControlNet)"

@@ -19,8 +19,8 @@ from .parser import Parser
 DONE, FAILED, WRONG_USAGE, INTERRUPTED = 0, 1, 2, 130
 COMMANDS = {"demo": demo, "train": train, "generate": generate, "inspect": inspect, "queue": queue}
 DESCRIPTION = """\
-Train ControlNets, draw with them, look into weights files, and run workflows on
-a ComfyUI server. Each command has a --help of its own. Results go to standard
+Train ControlNets, draw with them, inspect weights files, and run workflows on a
+ComfyUI server. Each command has a --help of its own. Results go to standard
 output, everything else to standard error. Exit codes: 0 done, 1 failed with a
 message that says what to do, 2 wrong usage, 130 interrupted and resumable."""
 EPILOG = """\
@@ -33,15 +33,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line.
 
     Arguments:
-        argv: The arguments behind the program's name; None takes those of the process.
+        argv: The arguments after the program's name; None means those of the process.
 
     Returns:
         The exit code.
     """
-    words = list(sys.argv[1:] if argv is None else argv)
+    command_line = list(sys.argv[1:] if argv is None else argv)
     try:
         with plain_warnings():
-            return _run(words)
+            return _run(command_line)
     except OutputError as error:
         print_error(error, as_json=False)
         return FAILED
@@ -64,12 +64,12 @@ def make_parser() -> Parser:
     return parser
 
 
-def _run(words: list[str]) -> int:
-    """Run a command, and say why where it does not finish."""
-    as_json = "--json" in words
+def _run(command_line: list[str]) -> int:
+    """Run a command; if it does not finish, say why."""
+    as_json = "--json" in command_line
     try:
-        arguments = make_parser().parse_args(words)
-    except SystemExit:  # help or version was asked for, and is printed
+        arguments = make_parser().parse_args(command_line)
+    except SystemExit:  # help or version was asked for and printed
         return DONE
     except UsageError as error:
         print_error(error, as_json)
@@ -78,7 +78,7 @@ def _run(words: list[str]) -> int:
         code: int = COMMANDS[arguments.command].run(arguments)
         return code
     except KeyboardInterrupt:
-        print_error(Interrupted("stopped at once; the same command begins again"), as_json)
+        print_error(Interrupted("stopped at once; the same command starts again"), as_json)
         return INTERRUPTED
     except Interrupted as error:
         print_error(error, as_json)

@@ -40,24 +40,24 @@ class NamedControl:
     application: Application
 
     def as_json(self) -> dict[str, Any]:
-        """The same as JSON has it, under the names of the options."""
+        """The same as JSON, under the names of the options."""
         applied = {name: getattr(self.application, name) for name in APPLICATION}
         return {"control": self.control, "hint": self.hint, "canny": self.canny, **applied}
 
 
 def add_control_options(parser: Parser) -> None:
     """Add the options of applied nets."""
-    group = parser.add_argument_group("control", "each given once for all nets, or once for each net in their order")
+    group = parser.add_argument_group("control", "give each once for all nets, or once for each net, in the same order")
 
-    def add(name: str, metavar: str, words: str, kind: type = str, choices: Sequence[str] | None = None) -> None:
+    def add(name: str, metavar: str, text: str, kind: type = str, choices: Sequence[str] | None = None) -> None:
         group.add_argument(
-            f"--{name}", metavar=metavar, type=kind, choices=choices, action="append", default=[], help=words
+            f"--{name}", metavar=metavar, type=kind, choices=choices, action="append", default=[], help=text
         )
 
     add("control", "NET.safetensors", "a ControlNet (default: none)")
     add("hint", "IMAGE", "the image it follows (required with --control)")
     edges = "follow the edges in the hint, found with these thresholds from 0 to 1, such as 0.1 0.2"
-    edges = f"{edges}; 0 0 takes the hint as it is (default: 0 0)"
+    edges = f"{edges}; 0 0 uses the hint as it is (default: 0 0)"
     group.add_argument("--canny", metavar=("LOW", "HIGH"), type=float, nargs=2, action="append", default=[], help=edges)
     add("strength", "S", "how strongly it acts (default: 1.0)", float)
     add("start", "F", "the fraction of the schedule at which it begins (default: 0.0)", float)
@@ -67,7 +67,7 @@ def add_control_options(parser: Parser) -> None:
 
 
 def named_controls(arguments: argparse.Namespace) -> list[NamedControl]:
-    """Match the options that were given with the nets.
+    """Match the given options with the nets.
 
     Raises:
         SettingError: If an option is given neither once nor once for each net, a net has no hint, or a setting is
@@ -83,7 +83,7 @@ def named_controls(arguments: argparse.Namespace) -> list[NamedControl]:
         if given and not count:
             raise SettingError(found, "a net", f"add --control, or leave out --{name}")
         if len(given) > 1 and len(given) != count:
-            do = "give it once for all nets, or once for each in their order"
+            do = "give it once for all nets, or once for each net, in the same order"
             raise SettingError(found, "1" if count == 1 else f"1 or {count}", do)
         return given if len(given) == count else (given or [default]) * count
 
@@ -107,12 +107,14 @@ def read_hints(named: Sequence[NamedControl]) -> list[Tensor]:
     from ..data.hints import canny_hint
     from ..pictures.read import load_image
 
-    images = {one.hint: load_image(one.hint) for one in named}
-    return [images[one.hint] if one.canny is None else canny_hint(images[one.hint], *one.canny) for one in named]
+    images = {entry.hint: load_image(entry.hint) for entry in named}
+    return [
+        images[entry.hint] if entry.canny is None else canny_hint(images[entry.hint], *entry.canny) for entry in named
+    ]
 
 
 def loaded_controls(named: Sequence[NamedControl], hints: Sequence[Tensor], base: Base) -> list[Control]:
-    """Load the nets, each file once, beside a base.
+    """Load the nets for a base, each file once.
 
     Raises:
         CheckpointError: If a file is no ControlNet.
@@ -121,9 +123,9 @@ def loaded_controls(named: Sequence[NamedControl], hints: Sequence[Tensor], base
     from ..control.stack import Control
     from ..weights.load import load_controlnet
 
-    files = dict.fromkeys(one.control for one in named)
+    files = dict.fromkeys(entry.control for entry in named)
     nets = {file: load_controlnet(file, device=base.device, dtype=base.dtype) for file in files}
     return [
-        Control(nets[one.control], hint, one.application)
-        for one, hint in zip(named, hints, strict=True)
+        Control(nets[entry.control], hint, entry.application)
+        for entry, hint in zip(named, hints, strict=True)
     ]

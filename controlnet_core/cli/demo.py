@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from .output import note, print_result
 from .parser import Commands, new_command
 from .picture_files import check_writable
-from .watch import convergence_words, train_watched
+from .watch import convergence_sentence, train_watched
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,10 +28,9 @@ if TYPE_CHECKING:
 DESCRIPTION = """\
 Train a ControlNet on the small base that comes with this package, from a copy
 of its encoder and zero convolutions, on pairs of shapes and their outlines. It
-shows the step at which the net begins to follow its hints, and draws
-pictures from hints that nobody trained on, one of them the edges of a real
-photograph. Needs no download and no GPU. A demo that was stopped goes on where
-it was."""
+shows the step at which the net begins to follow its hints, and draws pictures
+from held-out hints, one of them the edges of a real photograph. Needs no
+download and no GPU. If interrupted, the same command resumes."""
 EPILOG = """\
 It writes into DIR: demo.png (what it drew), report.png (how it learned),
 report.json (the numbers) and the trained net, controlnet.safetensors.
@@ -54,9 +53,9 @@ def add_parser(commands: Commands) -> None:
     add = parser.add_argument
     add("--out", metavar="DIR", type=Path, default=Path("demo"), help="the folder to write to (default: demo)")
     add("--steps", metavar="N", type=int, default=1000, help="optimizer steps (default: %(default)s)")
-    add("--seed", metavar="N", type=int, default=0, help="of every random draw (default: %(default)s)")
-    words = "exchange the hints among the pictures, so that nothing can be learned (default: they belong to them)"
-    add("--shuffled", action="store_true", help=words)
+    add("--seed", metavar="N", type=int, default=0, help="seeds every random draw (default: %(default)s)")
+    shuffled = "shuffle the hints among the pictures, so that nothing can be learned (default: not shuffled)"
+    add("--shuffled", action="store_true", help=shuffled)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -68,15 +67,15 @@ def run(arguments: argparse.Namespace) -> int:
     check_writable(out)
     settings = demo_settings(out, arguments.steps, arguments.seed)
     base = load_base("tiny")
-    stage = Stage(base, settings)
+    setup = DemoSetup(base, settings)
     clock.lap("start")
-    validation = stage.validation(settings.evaluation.hints)
-    path, report = train_watched(settings, base, stage.dataset(arguments.shuffled), validation, "ControlNet demo")
+    validation = setup.validation(settings.evaluation.hints)
+    path, report = train_watched(settings, base, setup.dataset(arguments.shuffled), validation, "ControlNet demo")
     clock.lap("training, evaluations included")
-    result = stage.result(path / "controlnet.safetensors")
+    result = setup.result(path / "controlnet.safetensors")
     clock.lap("scoring and drawing")
     report = {**report, "following": result.following, "parts": clock.laps}
-    stage.publish(path, report, result)
+    setup.publish(path, report, result)
     following = result.following
     facts: list[tuple[str, object]] = [
         ("pictures", out / "demo.png"),
@@ -87,14 +86,14 @@ def run(arguments: argparse.Namespace) -> int:
         ("", f"{following['empty_prompt']:.3f} with an empty prompt"),
         ("", f"{following['without_control']:.3f} without control"),
         ("", f"{following['ceiling']:.3f} for true images, encoded and decoded"),
-        ("", convergence_words(report["convergence"])),
+        ("", convergence_sentence(report["convergence"])),
     ]
     print_result(facts, report, arguments.json)
     return 0
 
 
 def demo_settings(out: Path, steps: int, seed: int) -> TrainSettings:
-    """What the demo trains with: uniform timesteps and half of the prompts dropped, as in the paper.
+    """The demo's training settings: uniform timesteps and half of the prompts dropped, as in the paper.
 
     Control acts on the conditional side of guidance alone, so that guidance strengthens it and not only the text.
     """
@@ -123,8 +122,8 @@ class Clock:
     """Measures the parts of the demo.
 
     Attributes:
-        laps: For each part its seconds, and the most memory in MiB that the process had held by its end (None where the
-            system does not tell).
+        laps: For each part its seconds, and the process's peak memory up to its end in MiB (None where the system does
+            not tell).
     """
 
     def __init__(self) -> None:
@@ -139,7 +138,7 @@ class Clock:
 
 
 def peak_mebibytes() -> float | None:
-    """The most memory that this process has held; None on Windows."""
+    """The peak memory of this process so far; None on Windows."""
     if sys.platform == "win32":
         return None
     import resource
@@ -168,7 +167,7 @@ class DemoResult:
 
 
 @dataclass(frozen=True, eq=False)
-class Stage:
+class DemoSetup:
     """The base and the settings that all parts of the demo share.
 
     Attributes:
@@ -235,12 +234,12 @@ class Stage:
 
         hint = coin_hint()
         controls = [Control(net, hint, side=self.settings.evaluation.side)]
-        ways: tuple[tuple[str, list[Control]], ...] = ((COIN_PROMPT, controls), ("", controls), (COIN_PROMPT, []))
-        drawings = [generate(self.base, prompt, used, settings=self.sampling)[0] for prompt, used in ways]
+        cases: tuple[tuple[str, list[Control]], ...] = ((COIN_PROMPT, controls), ("", controls), (COIN_PROMPT, []))
+        drawings = [generate(self.base, prompt, used, settings=self.sampling)[0] for prompt, used in cases]
         return coin_photograph()[0], hint[0], *drawings
 
     def publish(self, path: Path, report: dict[str, Any], result: DemoResult) -> None:
-        """Write pictures, report and net to where they are looked for."""
+        """Write pictures, report and net into the folder that the user named."""
         import shutil
 
         from ..training.run_folder import RunFolder
@@ -260,7 +259,8 @@ class Stage:
         from ..pictures.sheet import PADDING, PAPER, sheet, to_image, write_png
 
         validation = self.validation(SHOWN)
-        drawn = (one.pictures[:SHOWN] for one in (result.controlled, result.promptless, result.uncontrolled))
+        evaluations = (result.controlled, result.promptless, result.uncontrolled)
+        drawn = (evaluation.pictures[:SHOWN] for evaluation in evaluations)
         scenes = (validation.scenes.images(range(SHOWN)), validation.hints, *drawn)
         rows = [
             [to_image(picture).resize((CELL, CELL), Resampling.BICUBIC) for picture in (*pictures, coin)]

@@ -9,7 +9,7 @@ import torch
 from ..errors import SettingError
 
 LONGEST_REASON = 80
-"""Characters: some reasons name every kind of device there is."""
+"""Characters: some of torch's messages name every kind of device."""
 
 
 def chosen_device(name: str) -> torch.device:
@@ -24,13 +24,13 @@ def chosen_device(name: str) -> torch.device:
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        one = torch.ones(1, device=name)
-        one.item()  # the device "meta" holds no numbers
+        tensor = torch.ones(1, device=name)
+        tensor.item()  # the device "meta" holds no numbers
     # torch has no such device; it was built without CUDA; a module for this kind of device is not installed
     except (RuntimeError, AssertionError, ImportError) as error:
         raise SettingError(
             found=f"device = {name!r} ({shorten(str(error), LONGEST_REASON, placeholder='...')})",
             expected="auto, cpu, or a device of this machine such as cuda or cuda:1",
-            do="use auto, which takes what is there",
+            do="use auto, which chooses one that exists",
         ) from error
-    return one.device
+    return tensor.device

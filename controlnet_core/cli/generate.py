@@ -46,11 +46,11 @@ def add_parser(commands: Commands) -> None:
     add("prompt", metavar="PROMPT", help='what to draw; "" is allowed')
     base = "a safetensors file, a diffusers folder, or tiny, the small base of this package (required)"
     add("--base", metavar="PATH|tiny", required=True, help=base)
-    out = "the file to write, or a folder, where pictures are numbered behind those already there (required)"
+    out = "the file to write, or a folder, where pictures are numbered after those already there (required)"
     add("--out", metavar="FILE.png|DIR", type=Path, required=True, help=out)
     tokenizer = "a folder with CLIP's vocab.json and merges.txt (default: found beside the base or in the hub's cache)"
     add("--tokenizer", metavar="DIR", type=Path, help=tokenizer)
-    device = "auto, cpu, cuda, cuda:1, ...; auto is cuda where there is one (default: auto)"
+    device = "auto, cpu, cuda, cuda:1, ...; auto is cuda if there is one (default: auto)"
     add("--device", metavar="NAME", default="auto", help=device)
     add_control_options(parser)
     _add_sampling_options(parser.add_argument_group("sampling"))
@@ -70,9 +70,9 @@ def run(arguments: argparse.Namespace) -> int:
     controls = loaded_controls(named, hints, base)
     settings = replace(settings, size=settings.size or (base.family.image_size,) * 2)
     about = {name: getattr(arguments, name) for name in ("prompt", "negative", "base")}
-    about |= {**asdict(settings), "controls": [one.as_json() for one in named]}
+    about |= {**asdict(settings), "controls": [entry.as_json() for entry in named]}
     pictures = _draw(about, base, controls, settings, files)
-    facts = [("picture", f"{one['path']} (seed {one['seed']})") for one in pictures]
+    facts = [("picture", f"{picture['path']} (seed {picture['seed']})") for picture in pictures]
     print_result(facts, {**about, "pictures": pictures}, arguments.json)
     return 0
 
@@ -86,9 +86,9 @@ def height_and_width(text: str) -> tuple[int, int]:
 
 
 def _add_sampling_options(group: argparse._ArgumentGroup) -> None:
-    def add(name: str, metavar: str, default: Value, words: str) -> None:
-        words = f"{words} (default: {default})"
-        group.add_argument(f"--{name}", metavar=metavar, type=type(default), default=default, help=words)
+    def add(name: str, metavar: str, default: Value, text: str) -> None:
+        text = f"{text} (default: {default})"
+        group.add_argument(f"--{name}", metavar=metavar, type=type(default), default=default, help=text)
 
     size = "in pixels, multiples of 8 (default: the base's own, square)"
     negative = "what guidance leads away from (default: nothing)"
@@ -96,10 +96,10 @@ def _add_sampling_options(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--size", metavar="HEIGHTxWIDTH", type=height_and_width, help=size)
     add("steps", "N", 20, "steps of the sampler")
     add("guidance", "G", 7.5, "classifier-free guidance; 1 is none, and takes half the time")
-    add("seed", "N", 0, "draws the noise; further pictures have the next seeds")
+    add("seed", "N", 0, "seeds the noise; further pictures use the next seeds")
     add("count", "N", 1, "how many pictures to draw")
     add("sampler", "NAME", "dpmpp_2m", "euler, ddim or dpmpp_2m")
-    add("spacing", "NAME", "karras", "of the noise levels: normal or karras")
+    add("spacing", "NAME", "karras", "spacing of the noise levels: normal or karras")
 
 
 def _opened(arguments: argparse.Namespace) -> Base:
@@ -122,7 +122,7 @@ def _draw(
     settings: SamplingSettings,
     files: Sequence[Path],
 ) -> list[dict[str, Any]]:
-    """Draw and write one picture after the other; the path and the seed of each."""
+    """Draw and write one picture after the other; return the path and the seed of each."""
     from ..sampling.generate import generate
 
     done: list[dict[str, Any]] = []
@@ -133,9 +133,9 @@ def _draw(
     try:
         with Bar("drawing", "step") as bar:
             for seed, file in enumerate(files, start=settings.seed):
-                one = replace(settings, seed=seed)
+                seeded = replace(settings, seed=seed)
                 picture = generate(
-                    base, about["prompt"], controls, negative_prompt=about["negative"], settings=one, callback=show
+                    base, about["prompt"], controls, negative_prompt=about["negative"], settings=seeded, callback=show
                 )
                 write_picture(picture[0], file, {**about, "seed": seed})
                 done.append({"path": str(file), "seed": seed})

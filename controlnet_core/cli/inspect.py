@@ -15,15 +15,15 @@ if TYPE_CHECKING:
 
 DESCRIPTION = """\
 Say what a weights file is, without reading its weights: a ControlNet or a base,
-of which family and in whose layout, and whether every tensor is there in the
-right shape; if not, what is missing or does not belong. A file that cannot be
-used is described too: the exit code is 1 only if it cannot be opened."""
+its family and layout, and whether every tensor is there in the right shape; if
+not, which are missing or do not belong. A file that cannot be used is described
+too: the exit code is 1 only if it cannot be opened."""
 EPILOG = """\
 example:
   controlnet-core inspect control_v11p_sd15_canny.safetensors
 """
 NAMED_KEYS = 5
-LONGEST_WORDS = 100
+LONGEST_VALUE = 100
 
 
 def add_parser(commands: Commands) -> None:
@@ -56,8 +56,8 @@ def facts(report: CheckpointReport) -> list[tuple[str, object]]:
         ("extra", few(report.extra)),
         ("other shape", few(report.misshapen)),
         ("not needed", few(report.unused)),
-        *(("note", words) for words in report.notes),
-        *((f"metadata {name}", shortened(words)) for name, words in sorted(report.metadata.items())),
+        *(("note", note) for note in report.notes),
+        *((f"metadata {name}", shortened(value)) for name, value in sorted(report.metadata.items())),
     ]
 
 
@@ -69,7 +69,7 @@ def few(keys: Sequence[str]) -> str | None:
     return f"{len(keys):,}: {', '.join(keys[:NAMED_KEYS])}{more}"
 
 
-def shortened(words: str) -> str:
-    """The beginning of words, in one line."""
-    line = " ".join(words.split())
-    return line if len(line) <= LONGEST_WORDS else f"{line[:LONGEST_WORDS]}..."
+def shortened(text: str) -> str:
+    """The beginning of a text, in one line."""
+    line = " ".join(text.split())
+    return line if len(line) <= LONGEST_VALUE else f"{line[:LONGEST_VALUE]}..."

@@ -27,7 +27,7 @@ class UsageError(Exception):
 
     Arguments:
         message: What is wrong with it.
-        usage: What would be right.
+        usage: The right usage.
         program: The command whose help explains it.
     """
 
@@ -38,10 +38,10 @@ class UsageError(Exception):
 
 
 class Interrupted(Exception):
-    """A command that was stopped with Ctrl-C and can be given again.
+    """A command that was stopped with Ctrl-C and can be run again.
 
     Arguments:
-        message: What was kept, and how to go on.
+        message: What was kept, and how to resume.
         facts: The same for programs.
     """
 
@@ -51,7 +51,7 @@ class Interrupted(Exception):
 
 
 def note(text: str) -> None:
-    """Say something on standard error, above a progress bar if there is one."""
+    """Print a line on standard error, above a progress bar if there is one."""
     tqdm.write(text, file=sys.stderr)
 
 
@@ -97,7 +97,7 @@ def print_error(error: ControlNetCoreError | UsageError | Interrupted, as_json: 
 
 
 def write_out(text: str, end: str = "\n") -> None:
-    """Write to standard output and see it leave.
+    """Write to standard output and flush it.
 
     Raises:
         OutputError: If it cannot be written, as when the program that reads it has ended.
@@ -136,7 +136,7 @@ def plain_warnings() -> Iterator[None]:
 
 
 def _discard_output() -> None:
-    """Let what is still buffered go nowhere, so that the interpreter does not fail on it at its end."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, sys.stdout.fileno())
-    os.close(nowhere)
+    """Discard what is still buffered, so that the interpreter does not fail on it when it exits."""
+    null_device = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null_device, sys.stdout.fileno())
+    os.close(null_device)

@@ -1,4 +1,4 @@
-"""The parser of the command line: help as it was laid out, and usage errors that are raised, not printed."""
+"""The parser of the command line: help keeps its layout, and usage errors are raised, not printed."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ Commands: TypeAlias = "argparse._SubParsersAction[Parser]"
 def new_command(
     commands: Commands, name: str, summary: str, description: str, epilog: str | Callable[[], str]
 ) -> Parser:
-    """Add a command that has `--json`, as all have, and knows options by their whole names only.
+    """Add a command that has `--json`, as all have, and takes no abbreviated options.
 
     Arguments:
         commands: What to add it to.
@@ -59,6 +59,6 @@ def new_command(
     )
     if not isinstance(epilog, str):
         parser.late_epilog = epilog
-    words = "print one JSON object, also for an error; all else goes to standard error (default: words for people)"
-    parser.add_argument("--json", action="store_true", help=words)
+    as_json = "print one JSON object, also for an error; all else goes to standard error (default: plain text)"
+    parser.add_argument("--json", action="store_true", help=as_json)
     return parser

@@ -43,7 +43,7 @@ def picture_files(out: Path, count: int) -> list[Path]:
 
 
 def check_writable(folder: Path) -> None:
-    """Make a folder and see that it can be written, before long work is done for it.
+    """Create a folder and check that it can be written, before any long work.
 
     Raises:
         WriteError: If it cannot.

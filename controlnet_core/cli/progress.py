@@ -19,7 +19,7 @@ LOG_SECONDS = 10.0
 
 
 class Bar:
-    """A progress bar on standard error that appears when it is first told how far the work is; in a log, lines.
+    """A progress bar on standard error, shown from the first progress on; where there is no terminal, lines.
 
     Arguments:
         title: What is being done.
@@ -40,7 +40,7 @@ class Bar:
             self._bar.close()
 
     def show(self, done: int, total: int, **numbers: str) -> None:
-        """Show that `done` of `total` are done, the time that is left, and the numbers that matter."""
+        """Show how many of `total` are done, the time left, and further numbers."""
         terminal = _on_terminal()
         if self._bar is None:
             self._bar = tqdm(
@@ -62,17 +62,17 @@ class Bar:
 
 
 class Interruption:
-    """While it is entered, a first Ctrl-C is only noted, and a second raises KeyboardInterrupt.
+    """A context in which the first Ctrl-C is only noted, and the second raises KeyboardInterrupt.
 
     Arguments:
-        promise: What is said at the first.
+        message: What is printed at the first.
 
     Attributes:
-        asked: Whether there was a first.
+        asked: Whether Ctrl-C was pressed.
     """
 
-    def __init__(self, promise: str) -> None:
-        self.promise = promise
+    def __init__(self, message: str) -> None:
+        self.message = message
         self.asked = False
 
     def __enter__(self) -> Interruption:
@@ -85,7 +85,7 @@ class Interruption:
     def _first(self, number: int, frame: FrameType | None) -> None:
         self.asked = True
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        note(self.promise)
+        note(self.message)
 
 
 def _on_terminal() -> bool:

@@ -18,14 +18,13 @@ if TYPE_CHECKING:
     from ..comfy_client.workflow import Workflow
 
 DESCRIPTION = """\
-Run a workflow on a ComfyUI server, show how far it is and fetch what it drew.
+Run a workflow on a ComfyUI server, show its progress and fetch its pictures.
 The workflow is in the API format: in ComfyUI, choose Workflow > Export (API).
-Ctrl-C interrupts the job on the server. A connection that drops is opened
-again. Needs aiohttp, which ComfyUI brings along: pip install
-'controlnet-core[queue]'."""
+Ctrl-C interrupts the job on the server. A lost connection is opened again.
+Needs aiohttp, which comes with ComfyUI: pip install 'controlnet-core[queue]'."""
 EPILOG = """\
-NODE is a node's id or its title. An input that holds words takes VALUE as it
-is; others take JSON: 20, 7.5, true.
+NODE is a node's id or its title. A text input takes VALUE as it is; others take
+JSON: 20, 7.5, true.
 
 examples:
   controlnet-core queue workflows/api/tiny_apply.json --out pictures
@@ -45,7 +44,7 @@ def add_parser(commands: Commands) -> None:
     add("--set", metavar="NODE.INPUT=VALUE", type=assignment, action="append", default=[], help=value)
     image = "send an image to the server and use it for an input; may be repeated (default: as in the workflow)"
     add("--image", metavar="NODE.INPUT=FILE", type=assignment, action="append", default=[], help=image)
-    out = "the folder for what was drawn; files there are kept (default: %(default)s)"
+    out = "the folder for the pictures; files already there are kept (default: %(default)s)"
     add("--out", metavar="DIR", type=Path, default=Path("pictures"), help=out)
 
 
@@ -58,12 +57,12 @@ def assignment(text: str) -> tuple[str, str]:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Run the command: all that can be checked here is checked before the server is asked."""
+    """Run the command: everything that can be checked here is checked before the server is asked."""
     from ..comfy_client.workflow import WorkflowError, read_workflow
     from ..errors import ControlNetCoreError
 
     try:
-        import aiohttp  # noqa: F401 - what is missing is said before anything else
+        import aiohttp  # noqa: F401 - reported before anything else if it is missing
     except ImportError as error:
         raise ControlNetCoreError("no aiohttp", "aiohttp", "run `pip install 'controlnet-core[queue]'`") from error
     workflow = read_workflow(arguments.workflow)
@@ -78,13 +77,13 @@ def run(arguments: argparse.Namespace) -> int:
     began = time.monotonic()
     content = asyncio.run(queued(workflow, images, arguments.server, arguments.out))
     content["seconds"] = round(time.monotonic() - began, 3)
-    facts = [("picture", one["path"]) for one in content["outputs"]]
+    facts = [("picture", output["path"]) for output in content["outputs"]]
     print_result([*facts, ("time", f"{content['seconds']:.1f} s")], content, arguments.json)
     return 0
 
 
 async def queued(workflow: Workflow, images: list[tuple[str, Path]], url: str, out: Path) -> dict[str, Any]:
-    """Send the images, run the workflow and fetch what it made.
+    """Send the images, run the workflow and fetch its files.
 
     Raises:
         ServerError: If the server cannot be reached or goes away.
@@ -103,14 +102,14 @@ async def queued(workflow: Workflow, images: list[tuple[str, Path]], url: str, o
         job = Job(server, workflow)
         texts = await _watched(job)
         outputs = [
-            {"node": workflow.title(one.node_id), "path": str(await server.fetch(one, out))}
-            for one in outputs_of(job.entry)
+            {"node": workflow.title(output.node_id), "path": str(await server.fetch(output, out))}
+            for output in outputs_of(job.entry)
         ]
         return {"prompt_id": job.prompt_id, "outputs": outputs, "texts": texts}
 
 
 async def _watched(job: Job) -> list[dict[str, str]]:
-    """Run a job and show how far it is; gives what its nodes said."""
+    """Run a job and show its progress; return what its nodes said."""
     display = Display()
     try:
         async for report in job.run():
@@ -166,7 +165,7 @@ class Display:
         return self._bar
 
     def _say(self, text: str) -> None:
-        """Say something once."""
+        """Print a text, unless it is the last one again."""
         if text != self._said:
             self._said = text
             note(text)

@@ -19,21 +19,21 @@ if TYPE_CHECKING:
     from ..training.report import ShownValidation
 
 DESCRIPTION = """\
-Train a ControlNet on a locked base, as a settings file in TOML says. A run has
-a folder of its own, named by all that has a say in its net. If interrupted, the
-same command resumes; a finished run is read back. With more steps, or another
-cool-down, a run begins from the furthest checkpoint that it shares with an
+Train a ControlNet on a locked base, as a settings file in TOML says. Each run
+has a folder, named by everything that affects its net. If interrupted, the same
+command resumes; a finished run is read back. With more steps, or another
+cool-down, a run starts from the furthest checkpoint that it shares with an
 earlier one. Ctrl-C ends the step, writes a checkpoint and exits with 130; a
 second Ctrl-C stops at once."""
 
 EPILOG = """\
 SETTINGS.toml may hold the following; what it leaves out has the value shown.
-Only `kind` in [data] has to be there, and the `path` of a folder. Paths start
-at the folder you are in.
+Only `kind` in [data] is required, and `path` for a folder. Paths are relative
+to the current folder.
 
 {settings}
 {shapes}
-or, in place of the last table,
+or, instead of the last table,
 
 {folder}
 example, with a file of two lines:
@@ -48,10 +48,10 @@ def add_parser(commands: Commands) -> None:
     add = parser.add_argument
     add("settings", metavar="SETTINGS.toml", type=Path, help="the settings file, explained below")
     add("--base", metavar="PATH|tiny", help="the base to train on (default: `path` in [base] of the file)")
-    words = "a value in place of the file's, such as evaluation.every=100; can be repeated (default: none)"
-    add("--set", metavar="KEY=VALUE", dest="changes", type=change, action="append", default=[], help=words)
-    add("--out", metavar="DIR", help="the folder that holds the folders of runs (default: `out` of the file)")
-    add("--tensorboard", action="store_true", help="write tensorboard/ into the run's folder, too (default: no)")
+    changes = "a value to use instead of the file's, such as evaluation.every=100; may be repeated (default: none)"
+    add("--set", metavar="KEY=VALUE", dest="changes", type=change, action="append", default=[], help=changes)
+    add("--out", metavar="DIR", help="the folder that holds the run folders (default: `out` of the file)")
+    add("--tensorboard", action="store_true", help="also write tensorboard/ into the run's folder (default: no)")
 
 
 def _epilog() -> str:
@@ -72,7 +72,7 @@ def run(arguments: argparse.Namespace) -> int:
     check_writable(job.settings.out)
     base, dataset, validation = opened(job)
     if validation is None:
-        note("too few pairs to keep any from training: how well hints are followed is not measured")
+        note("too few pairs to hold any out: how well hints are followed is not measured")
     title = f"{base.family.unet.family} ControlNet trained on {described(job.data)}"
     path, report = train_watched(job.settings, base, dataset, validation, title, arguments.tensorboard)
     print_run(path, report, arguments.json)
@@ -80,7 +80,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def change(text: str) -> tuple[str, Any]:
-    """Read `key=value`; a value that is no TOML is a text."""
+    """Read `key=value`; a value that is not TOML is taken as text."""
     key, separator, value = text.partition("=")
     if not separator or not key.strip():
         raise argparse.ArgumentTypeError(f"{text!r} is not of the form KEY=VALUE, such as steps=600")

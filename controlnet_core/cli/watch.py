@@ -17,12 +17,12 @@ if TYPE_CHECKING:
     from ..training.session import Listener
     from ..training.settings import TrainSettings
 
-PROMISE = "finishing this step and writing a checkpoint; Ctrl-C again stops at once"
+STOPPING = "finishing this step and writing a checkpoint; Ctrl-C again stops at once"
 RESUMES = "the same command resumes from there"
 
 
 class TrainingView:
-    """A training run on standard error: a line for what matters, and bars with loss and following score.
+    """A training run on standard error: lines for its events, and bars with loss and following score.
 
     Arguments:
         settings: The run's settings.
@@ -35,12 +35,12 @@ class TrainingView:
         self.path = path
         self._recent = Recent(settings)
         self._open = ExitStack()
-        self._interruption = Interruption(PROMISE)
+        self._interruption = Interruption(STOPPING)
         self._encoding, self._training = Bar("encoding", "pair"), Bar("training", "step")
 
     def __enter__(self) -> TrainingView:
-        for one in (self._interruption, self._encoding, self._training):
-            self._open.enter_context(one)
+        for context in (self._interruption, self._encoding, self._training):
+            self._open.enter_context(context)
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -92,9 +92,9 @@ def train_watched(
         settings: The run's settings.
         base: The locked base.
         dataset: The pairs.
-        validation: What to measure as it goes.
+        validation: What measures the net as it trains; None measures nothing.
         title: The headline of the report.
-        tensorboard: Whether TensorBoard is told, too.
+        tensorboard: Whether to write TensorBoard's files, too.
 
     Returns:
         The run's folder, and the content of its report.
@@ -112,16 +112,16 @@ def train_watched(
 
     try:
         with ExitStack() as views:
-            told: list[Listener] = []
+            listeners: list[Listener] = []
             if tensorboard:
                 from ..training.tensorboard import TensorBoard
 
-                told.append(views.enter_context(TensorBoard(path)))
-            told.append(views.enter_context(TrainingView(settings, path)))
+                listeners.append(views.enter_context(TensorBoard(path)))
+            listeners.append(views.enter_context(TrainingView(settings, path)))
 
             def listen(event: Event) -> None:
-                for view in told:
-                    view(event)
+                for listener in listeners:
+                    listener(event)
 
             report = session.go(listen)
     except KeyboardInterrupt:
@@ -131,7 +131,7 @@ def train_watched(
 
 
 def print_run(path: Path, report: dict[str, Any], as_json: bool) -> None:
-    """Print what came of a run.
+    """Print the result of a run.
 
     Arguments:
         path: Its folder.
@@ -147,13 +147,13 @@ def print_run(path: Path, report: dict[str, Any], as_json: bool) -> None:
         levels = f"without control {following['without_control']:.2f}, at best {following['ceiling']:.2f}"
         facts += [
             ("following", f"{following['caption']:.2f} ({levels})"),
-            ("", convergence_words(report["convergence"])),
+            ("", convergence_sentence(report["convergence"])),
         ]
     print_result(facts, {"folder": str(path), "net": str(net), "picture": shown, **report}, as_json)
 
 
-def convergence_words(found: dict[str, Any] | None) -> str:
-    """What a report's `convergence` says, in words."""
+def convergence_sentence(found: dict[str, Any] | None) -> str:
+    """A report's `convergence` as a sentence."""
     if found is None:
         return "does not follow its hints yet"
     from ..evaluation.convergence import Convergence

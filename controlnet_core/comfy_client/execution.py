@@ -16,9 +16,9 @@ from .server import ExecutionError, Server, ServerError
 from .workflow import Workflow
 
 QUIET_SECONDS = 5.0
-"""After so long without an event the server is asked how far the job is: events can be missed."""
+"""After this long without an event the server is asked for the state of the job: events can be missed."""
 RECONNECT_SECONDS = 60.0
-"""How long a server may be away before the job is given up."""
+"""How long a server may be unreachable before the job is given up."""
 RETRY_SECONDS = 1.0
 TEXT_FRAME = 3
 CLOSING = (WSMsgType.CLOSE, WSMsgType.CLOSED, WSMsgType.CLOSING, WSMsgType.ERROR)
@@ -34,8 +34,8 @@ class Progress:
 
     Attributes:
         node: Its title and id.
-        done: How much of it is done.
-        total: Of how much; 0 if the node does not count.
+        done: Steps done.
+        total: Steps in all; 0 if the node does not count them.
     """
 
     node: str
@@ -45,11 +45,11 @@ class Progress:
 
 @dataclass(frozen=True)
 class NodeText:
-    """Words that a node shows, such as a warning.
+    """A text that a node shows, such as a warning.
 
     Attributes:
         node: Its title and id.
-        text: What it says.
+        text: The text.
     """
 
     node: str
@@ -61,7 +61,7 @@ class Waiting:
     """The job is not running.
 
     Attributes:
-        reason: Why, in words.
+        reason: Why not.
     """
 
     reason: str
@@ -79,7 +79,7 @@ class Job:
         workflow: What to run.
 
     Attributes:
-        prompt_id: Its name on the server.
+        prompt_id: Its id on the server.
         entry: Its entry in the server's history, when it is done.
     """
 
@@ -91,10 +91,10 @@ class Job:
     _failure: Mapping[str, Any] = field(default_factory=dict)
 
     async def run(self) -> AsyncIterator[Report]:
-        """Queue the workflow and report until it is done; a socket that drops is opened again.
+        """Queue the workflow and report until it is done; a lost connection is opened again.
 
         Raises:
-            ServerError: If the server cannot be reached, goes away for long, or forgets the job.
+            ServerError: If the server cannot be reached, stays unreachable, or forgets the job.
             ExecutionError: If it refuses the workflow, or a node fails.
         """
         socket = await self.server.connect()
@@ -107,13 +107,13 @@ class Job:
                 if not self.entry:
                     await socket.close()
                     yield Waiting(f"the connection to {self.server.url} was lost, trying again")
-                    socket = await self._reconnected()
+                    socket = await self._reconnect()
             self._raise_failure()
         finally:
             await socket.close()
 
     async def cancel(self) -> None:
-        """Stop the job on the server; one that was never queued needs nothing."""
+        """Stop the job on the server; a job that was never queued needs nothing."""
         if self._submitted and not self.entry:
             await self.server.cancel(self.prompt_id)
 
@@ -123,7 +123,7 @@ class Job:
             try:
                 message = await socket.receive(timeout=QUIET_SECONDS)
             except TimeoutError:
-                if waiting := await self._asked_gently():
+                if waiting := await self._try_poll():
                     yield waiting
                 if self.entry:
                     return
@@ -134,12 +134,12 @@ class Job:
             if report is not None:
                 yield report
             if ended:
-                await self._asked()
+                await self._poll()
             if self.entry:
                 return
 
     def _read(self, message: WSMessage) -> tuple[Report | None, bool]:
-        """One message: what there is to report, and whether the job ended."""
+        """One message: its report, if any, and whether the job ended."""
         if message.type == WSMsgType.BINARY:
             return self._text(message.data), False
         if message.type != WSMsgType.TEXT:
@@ -159,14 +159,14 @@ class Job:
         return None, False
 
     def _text(self, frame: bytes) -> NodeText | None:
-        """The words in a binary frame; previews hold none."""
+        """The text in a binary frame; previews hold none."""
         if int.from_bytes(frame[:4], "big") != TEXT_FRAME:
             return None
         end = 8 + int.from_bytes(frame[4:8], "big")
         return NodeText(self.workflow.title(frame[8:end].decode()), frame[end:].decode())
 
-    async def _asked(self) -> Waiting | None:
-        """Ask the server how far the job is, in case an event was missed."""
+    async def _poll(self) -> Waiting | None:
+        """Ask the server for the state of the job, in case an event was missed."""
         state, entry = await self.server.state(self.prompt_id)
         if state == "done":
             self.entry = entry
@@ -174,26 +174,26 @@ class Job:
             raise JobLostError(
                 found=f"that {self.server.url} no longer knows the job {self.prompt_id}",
                 expected="a server that runs until the job is done",
-                do="see the server's log, perhaps it was restarted, and queue the workflow again",
+                do="look into the server's log, as it may have been restarted, and queue the workflow again",
             )
-        return Waiting("other workflows come first") if state == "queued" else None
+        return Waiting("waiting for other workflows") if state == "queued" else None
 
-    async def _asked_gently(self) -> Waiting | None:
-        """Ask, and wait on if the server is too busy to answer: the socket tells when it is gone."""
+    async def _try_poll(self) -> Waiting | None:
+        """Poll, and keep waiting if the server is too busy to answer: if it is gone, the socket closes."""
         try:
-            return await self._asked()
+            return await self._poll()
         except JobLostError:
             raise
         except ServerError:
             return Waiting(f"{self.server.url} is busy")
 
-    async def _reconnected(self) -> ClientWebSocketResponse:
-        """Open the socket again, for as long as the server may be away, and see that it still knows the job."""
+    async def _reconnect(self) -> ClientWebSocketResponse:
+        """Open the socket again, trying for RECONNECT_SECONDS, and check that the server still knows the job."""
         deadline = time.monotonic() + RECONNECT_SECONDS
         while True:
             try:
                 socket = await self.server.connect()
-                await self._asked()
+                await self._poll()
                 return socket
             except JobLostError:
                 raise

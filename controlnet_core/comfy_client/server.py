@@ -50,7 +50,7 @@ class Server:
     Arguments:
         url: Its address, such as http://127.0.0.1:8188.
         session: What connects to it.
-        client_id: Who the server sends events to.
+        client_id: The id that the server sends events to.
     """
 
     def __init__(self, url: str, session: ClientSession, client_id: str) -> None:
@@ -59,7 +59,7 @@ class Server:
         self.client_id = client_id
 
     async def connect(self) -> ClientWebSocketResponse:
-        """Open the socket that events come by."""
+        """Open the WebSocket that events arrive on."""
         address = f"{self.url}/ws"
         try:
             return await self.session.ws_connect(
@@ -69,7 +69,7 @@ class Server:
             raise self._unreachable(error) from error
 
     async def upload_image(self, path: Path) -> str:
-        """Put an image into the server's input folder; gives the name to use in a workflow."""
+        """Put an image into the server's input folder; return the name to use in a workflow."""
         form = FormData(quote_fields=False)  # ComfyUI takes names as they are
         form.add_field("image", path.read_bytes(), filename=path.name, content_type="application/octet-stream")
         answer = await self._request("POST", "/upload/image", data=form)
@@ -97,7 +97,7 @@ class Server:
     async def state(self, prompt_id: str) -> tuple[str, dict[str, Any]]:
         """How far a job is: "queued", "running", "done" or "unknown", and its entry in the history when it is done."""
         queue = await self._request("GET", "/queue")
-        history = await self._request("GET", f"/history/{prompt_id}")  # behind the queue: a job leaves that for this
+        history = await self._request("GET", f"/history/{prompt_id}")  # after the queue: jobs move from there to here
         if prompt_id in history:
             return "done", history[prompt_id]
         for name, key in (("running", "queue_running"), ("queued", "queue_pending")):
@@ -106,12 +106,12 @@ class Server:
         return "unknown", {}
 
     async def cancel(self, prompt_id: str) -> None:
-        """Take a job from the queue, or interrupt it if it runs; other jobs go on."""
+        """Take a job from the queue, or interrupt it if it runs; other jobs continue."""
         await self._raw("POST", "/queue", body={"delete": [prompt_id]})
         await self._raw("POST", "/interrupt", body={"prompt_id": prompt_id})
 
     async def fetch(self, output: Output, folder: Path) -> Path:
-        """Write a file that a workflow made into a folder, under a name that nothing there has yet."""
+        """Write a file that a workflow made into a folder, without replacing another file there."""
         params = {"filename": output.filename, "subfolder": output.subfolder, "type": output.kind}
         try:
             async with self.session.get(f"{self.url}/view", params=params) as response:
@@ -119,7 +119,7 @@ class Server:
                 content = await response.read()
         except (ClientError, TimeoutError) as error:
             raise ServerError(
-                f"that {output.filename} cannot be fetched ({_words(error)})", "the file", "look on the server"
+                f"that {output.filename} cannot be fetched ({_reason(error)})", "the file", "look for it on the server"
             ) from error
         return write_new(folder / Path(output.filename.replace("\\", "/")).name, content)
 
@@ -135,7 +135,7 @@ class Server:
     async def _raw(
         self, method: str, path: str, *, body: object = None, data: FormData | None = None
     ) -> tuple[int, dict[str, Any]]:
-        """The status and JSON of an answer; what is no JSON object becomes an empty one."""
+        """The status and JSON of an answer; what is not a JSON object becomes an empty one."""
         try:
             async with self.session.request(method, f"{self.url}{path}", json=body, data=data) as response:
                 text = await response.text()
@@ -153,7 +153,7 @@ class Server:
             found = f"that {self.url} did not answer in {ANSWER_SECONDS:.0f} s"
             return ServerError(found, "a ComfyUI server that answers", "see whether it is busy or stuck, and try again")
         kind = "no server at" if isinstance(error, ClientConnectionError) else "no ComfyUI server at"
-        found = f"{kind} {self.url} ({_words(error)})"
+        found = f"{kind} {self.url} ({_reason(error)})"
         return ServerError(found, "a running ComfyUI server", "start it, or give its address with --server")
 
 
@@ -172,11 +172,11 @@ def outputs_of(entry: Mapping[str, Any]) -> list[Output]:
         for item in items
         if isinstance(item, dict) and isinstance(item.get("filename"), str)
     ]
-    return [one for one in found if one.kind == "output"] or found
+    return [output for output in found if output.kind == "output"] or found
 
 
 def write_new(path: Path, content: bytes) -> Path:
-    """Write a file under its name, or with a number behind it if there is another file of that name."""
+    """Write a file under its name, with a number added if there is another file of that name."""
     candidate, number = path, 0
     while candidate.exists() and candidate.read_bytes() != content:
         number += 1
@@ -186,7 +186,7 @@ def write_new(path: Path, content: bytes) -> Path:
 
 
 def _refusals(workflow: Workflow, answer: Mapping[str, Any]) -> str:
-    """A server's refusal in words, with the titles of the nodes."""
+    """A server's refusal as text, with the titles of the nodes."""
     lines = [
         f"{workflow.title(node_id)}: {error.get('message', 'error')}{_detail(error)}"
         for node_id, node in (answer.get("node_errors") or {}).items()
@@ -207,6 +207,6 @@ def _detail(error: Mapping[str, Any]) -> str:
     return f" ({error['details']})" if error.get("details") else ""
 
 
-def _words(error: BaseException) -> str:
-    """An error in words; some have none but their kind."""
+def _reason(error: BaseException) -> str:
+    """An error's message, or its type if it has none."""
     return str(error) or type(error).__name__

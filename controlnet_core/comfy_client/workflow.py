@@ -29,7 +29,7 @@ class Workflow:
     nodes: Mapping[str, Mapping[str, Any]]
 
     def title(self, node_id: str) -> str:
-        """A node in words: its title and its id."""
+        """A node's label: its title and its id."""
         node = self.nodes.get(node_id)
         if node is None:
             return f"node {node_id}"
@@ -63,7 +63,7 @@ class Workflow:
         return Workflow({**self.nodes, node_id: changed})
 
     def with_text(self, address: str, text: str) -> Workflow:
-        """The workflow with a value given as text: JSON, or the words themselves for an input that holds words.
+        """The workflow with a value given as text: JSON, or the text itself for a text input.
 
         Raises:
             WorkflowError: If there is no such input, or its value has another type.
@@ -78,7 +78,7 @@ class Workflow:
         return [node_id for node_id, node in self.nodes.items() if node.get("_meta", {}).get("title") == name]
 
     def _unknown(self, address: str) -> WorkflowError:
-        """The error for an input that is not there, with the nearest that are."""
+        """The error for an unknown input, with the nearest known ones."""
         inputs = [f"{node_id}.{key}" for node_id, node in self.nodes.items() for key in node["inputs"]]
         for name, _ in _splits(address):
             for node_id in self._nodes_called(name):
@@ -91,7 +91,9 @@ class Workflow:
         ]
         near = get_close_matches(address, [*inputs, *titled], n=3, cutoff=0.4) or inputs[:5]
         return WorkflowError(
-            found=f"{address!r}", expected="NODE.INPUT, with a node's id or title", do=f"perhaps {', '.join(near)}"
+            found=f"no input {address!r}",
+            expected="NODE.INPUT, with a node's id or title",
+            do=f"use for example {', '.join(near)}",
         )
 
 
@@ -99,26 +101,26 @@ def read_workflow(path: Path) -> Workflow:
     """Read a workflow in the API format.
 
     Raises:
-        WorkflowError: If there is no such file, it is no JSON, or it is another kind of JSON.
+        WorkflowError: If there is no such file, it is not JSON, or it is another kind of JSON.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise WorkflowError(f"{path}, which cannot be read ({error.strerror})", "a file", "check the path") from error
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise WorkflowError(f"{path}, which is no JSON ({error})", "a workflow in the API format", EXPORT) from error
+        raise WorkflowError(f"{path}, which is not JSON ({error})", "a workflow in the API format", EXPORT) from error
     if isinstance(content, dict) and isinstance(content.get("nodes"), list):
         raise WorkflowError(f"{path}, a workflow as the editor saves it", "one in the API format", EXPORT)
     if isinstance(content, dict) and isinstance(content.get("prompt"), dict):
         content = content["prompt"]
     nodes = content if isinstance(content, dict) else {}
     if not nodes or not all(isinstance(node, dict) and "class_type" in node for node in nodes.values()):
-        raise WorkflowError(f"{path}, which is no workflow", "a workflow in the API format", EXPORT)
+        raise WorkflowError(f"{path}, which is not a workflow", "a workflow in the API format", EXPORT)
     return Workflow({node_id: {"inputs": {}, **node} for node_id, node in nodes.items()})
 
 
 def _splits(address: str) -> Iterator[tuple[str, str]]:
-    """Every way to read NODE.INPUT, as both may contain points."""
+    """Every way to read NODE.INPUT, as both parts may contain dots."""
     parts = address.split(".")
     for count in range(1, len(parts)):
         yield ".".join(parts[:count]), ".".join(parts[count:])

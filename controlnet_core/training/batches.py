@@ -20,9 +20,9 @@ class Draws:
     """The random draws of one step, for each of its B slots.
 
     Attributes:
-        pairs: Which pair, B numbers.
+        pairs: The pair of each slot, B indices.
         timesteps: Shape (B,), uniform over the schedule.
-        dropped: Whether the prompt is replaced by the empty one, B answers.
+        dropped: Whether each prompt is replaced by the empty one, B booleans.
         noise: Standard normal, shape (B, C, h, w).
         posterior: Standard normal, for the draw from the autoencoder's distribution, shape (B, C, h, w).
     """
@@ -41,9 +41,9 @@ class StepDraws:
 
     Arguments:
         seed: The run's seed.
-        pairs: How many pairs there are.
+        pairs: Number of pairs.
         batch_size: Slots of a step.
-        prompt_drop: Prompt drop: the share of prompts that are replaced by the empty one.
+        prompt_drop: Prompt drop: the share of prompts replaced by the empty one.
         latent_shape: (C, h, w).
         timesteps: Length of the noise schedule.
     """
@@ -79,14 +79,14 @@ class StepDraws:
         )
 
     def _slot(self, step: int, slot: int) -> tuple[int, float, Tensor]:
-        """Timestep, coin and two fields of normal numbers for one slot."""
+        """Timestep, coin and two tensors of standard normal noise for one slot."""
         generator = keyed_generator("train", self.seed, step, slot)
         timestep = int(torch.randint(self.timesteps, (), generator=generator))
         coin = float(torch.rand((), generator=generator))
         return timestep, coin, torch.randn(2, *self.latent_shape, generator=generator)
 
     def _pair_at(self, position: int) -> int:
-        """The pair at a position of the endless row of epochs."""
+        """The pair at a position in the endless sequence of epochs."""
         epoch, place = divmod(position, self.pairs)
         if epoch != self._epoch:
             generator = keyed_generator("epoch", self.seed, epoch)

@@ -1,4 +1,4 @@
-"""Checkpoints: everything a run needs to go on as if it had never stopped, each whole or not there."""
+"""Checkpoints: everything a run needs to resume as if it had never stopped. Each is written whole or not at all."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from torch import Tensor
 from ..whole_file import whole_folder
 
 KEPT = 2
-"""So many of the newest checkpoints are kept, so that a damaged one costs little."""
+"""How many of the newest checkpoints are kept, so that a damaged one costs little."""
 STATE = "state.json"
 
 Tensors = Mapping[str, Tensor]
@@ -56,7 +56,7 @@ class Checkpoints:
         self.path = path
 
     def steps(self) -> list[int]:
-        """The steps that there are checkpoints of, the newest first."""
+        """The steps that have a checkpoint, the newest first."""
         if not self.path.is_dir():
             return []
         return sorted((int(entry.name) for entry in self.path.iterdir() if entry.name.isdigit()), reverse=True)
@@ -66,7 +66,7 @@ class Checkpoints:
 
         Arguments:
             checkpoint: What to write.
-            kept: The step whose checkpoint stays whatever its age, as another run may begin from it.
+            kept: The step whose checkpoint is kept whatever its age, because another run may start from it.
 
         Raises:
             WriteError: If it cannot be written; the others are intact.

@@ -1,4 +1,4 @@
-"""Settings in words, made of the descriptions in their fields: a settings file to copy, and a page that lists them."""
+"""Settings explained by the descriptions of their fields: a settings file to copy, and a page that lists them all."""
 
 from __future__ import annotations
 
@@ -51,14 +51,14 @@ def _table(name: str, model: type[BaseModel]) -> Iterator[str]:
 
 
 def _plain_fields(model: type[BaseModel]) -> Iterator[tuple[str, FieldInfo]]:
-    """The fields that are values; a table in a table has lines of its own."""
+    """The fields that hold plain values; a nested table has a section of its own."""
     for name, field in model.model_fields.items():
         if not isinstance(field.default, BaseModel):
             yield name, field
 
 
 def _commented(setting: str, description: str) -> Iterator[str]:
-    """A setting, and beside it what it means."""
+    """A setting, with its meaning as a comment beside it."""
     column = max(COMMENT_COLUMN, len(setting) + 1)
     first, *rest = textwrap.wrap(_plain(description), WIDTH - column - 2)
     yield f"{setting:{column}}# {first}\n"
@@ -81,7 +81,7 @@ def _section(title: str, model: type[BaseModel]) -> str:
 
 
 def _value(value: object) -> str:
-    """A value as TOML has it."""
+    """A value in TOML."""
     if isinstance(value, Path):
         value = value.as_posix()
     return json.dumps(list(value) if isinstance(value, tuple) else value)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
+from pathlib import PurePath
 from typing import Any, Literal
 
 from torch import Tensor
 
 State = Literal["new", "resumed", "branched", "finished"]
-"""How a run begins: at its first step, from a checkpoint of its own, from one of another run, or at its end."""
+"""How a run begins: at its first step, from its own checkpoint, from one of another run, or already finished."""
 
 
 @dataclass(frozen=True)
@@ -20,10 +21,10 @@ class Opened:
         state: How it begins.
         step: Optimizer steps done so far.
         steps: Optimizer steps in all.
-        begun_from: The folder of the other run that it goes on from, where it does.
-        nearest: For a new run the folder of the run that differs least, if there is one.
-        differences: In what they differ.
-        misread: Folders of runs of another format, which cannot be gone on with.
+        begun_from: The folder of the other run whose checkpoint it starts from, if any.
+        nearest: For a new run, the folder of the run that differs least, if any.
+        differences: What differs between the two.
+        misread: Folders of runs of another format, which cannot be resumed.
     """
 
     path: str
@@ -38,11 +39,11 @@ class Opened:
 
 @dataclass(frozen=True)
 class Encoding:
-    """Pairs are encoded.
+    """Pairs are being encoded.
 
     Attributes:
-        done: How many.
-        total: Of how many.
+        done: Pairs encoded so far.
+        total: Pairs to encode.
     """
 
     done: int
@@ -51,11 +52,11 @@ class Encoding:
 
 @dataclass(frozen=True)
 class Drawing:
-    """Held-out hints are drawn to measure the run.
+    """Held-out hints are being drawn, to measure the run.
 
     Attributes:
-        done: How many.
-        total: Of how many.
+        done: Hints drawn so far.
+        total: Hints to draw.
     """
 
     done: int
@@ -67,7 +68,7 @@ class Stepped:
     """An optimizer step was done.
 
     Attributes:
-        step: Steps done by now.
+        step: Steps done so far.
         steps: Steps in all.
         loss: The loss of the step.
         gradient_norm: The gradient's norm before clipping.
@@ -86,13 +87,13 @@ class Evaluated:
     """Following was measured.
 
     Attributes:
-        step: Steps done by now.
+        step: Steps done so far.
         steps: Steps in all.
         following: The mean following score, 0 to 1.
-        scores: That of each held-out hint.
-        measures: What else was measured, by name.
+        scores: The score of each held-out hint.
+        measures: Other measures, by name.
         seconds: The time it took.
-        pictures: What was drawn, shape (N, 3, H, W) in [0, 1]; no part of the JSON.
+        pictures: The drawn pictures, shape (N, 3, H, W) in [0, 1]; not part of the JSON.
     """
 
     step: int
@@ -134,21 +135,22 @@ Event = Opened | Encoding | Drawing | Stepped | Evaluated | Interrupted | Finish
 
 
 def event_json(event: Event) -> dict[str, Any]:
-    """An event as JSON has it: its kind under "event", in small letters, and its fields."""
-    values = {one.name: getattr(event, one.name) for one in fields(event) if one.name != "pictures"}
+    """An event as a JSON object: its kind, in lower case, under "event", and its fields."""
+    names = [attribute.name for attribute in fields(event) if attribute.name != "pictures"]
+    values = {name: getattr(event, name) for name in names}
     plain = {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
     return {"event": type(event).__name__.lower(), **plain}
 
 
 def event_lines(event: Event) -> list[str]:
-    """An event in words, for a log: nothing for what a progress bar shows better."""
+    """An event as lines for a log; none for what a progress bar shows better."""
     match event:
         case Opened():
             return _opened_lines(event)
         case Evaluated():
             return [f"step {event.step}: following {event.following:.3f}"]
         case Interrupted():
-            return [f"interrupted after step {event.step:,} of {event.steps:,}, which is kept"]
+            return [f"interrupted; step {event.step:,} of {event.steps:,} is kept"]
         case Finished():
             return [f"finished: {event.net}"]
         case Encoding() | Drawing() | Stepped():
@@ -156,17 +158,18 @@ def event_lines(event: Event) -> list[str]:
 
 
 def _opened_lines(event: Opened) -> list[str]:
+    """All runs lie in one folder, so other runs are named without it."""
     lines = [f"run folder {event.path}"]
     if event.state == "finished":
-        return [*lines, "this run is finished: it is read back"]
+        return [*lines, "this run is already finished; its result is read back"]
     if event.state == "branched":
-        return [*lines, f"it begins from step {event.step} of the run {event.begun_from}"]
+        return [*lines, f"it starts from step {event.step} of the run {PurePath(event.begun_from or '').name}"]
     if event.state == "resumed":
         return [*lines, f"it resumes from step {event.step}"]
     if event.nearest is not None:
         differences = ", ".join(event.differences)
-        lines.append(f"a new run; the nearest is {event.nearest}, from which it differs: {differences}")
+        lines.append(f"a new run; the nearest is {PurePath(event.nearest).name}, with these differences: {differences}")
     if event.misread:
-        some = ", ".join(event.misread[:3])
-        lines.append(f"runs of another version, which named them otherwise, are left as they are: {some}")
+        folders = ", ".join(PurePath(path).name for path in event.misread[:3])
+        lines.append(f"runs written by another version are left as they are: {folders}")
     return lines

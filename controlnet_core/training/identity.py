@@ -1,8 +1,8 @@
-"""What a run is known by: what has a say in its net, and nothing else.
+"""What identifies a run: everything that affects its net, and nothing else.
 
-A run's *trunk* is all that counts from its first step on. Two runs of one trunk do the same until the learning rate of
-one of them begins to fall: the trunk, the number of steps and the cool-down together name a run. What changes no net
-(evaluation, checkpoints, device, folder) has no part in it.
+A run's *trunk* is everything that affects it from the first step on. Two runs of one trunk are identical until the
+learning rate of one of them begins to fall, so the trunk, the number of steps and the cool-down together name a run.
+What changes no net (evaluation, checkpoints, device, folder) is left out.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from .run_folder import NET
 from .settings import TrainSettings
 
 FORMAT = 2
-"""The number of this form of a run's folder; raise it with any change that an older version would misread."""
+"""The format of a run's folder; raise it with any change that an older version would misread."""
 
 ALWAYS: Final = object()
 TRUNK: Mapping[str, object] = MappingProxyType(
@@ -37,18 +37,18 @@ TRUNK: Mapping[str, object] = MappingProxyType(
         "start_from": None,
     }
 )
-"""The settings of a trunk. One that was added later is left out where it has the value given here, which means what was
-done before there was such a setting: so it renames no run."""
+"""The settings of a trunk. A setting that was added later is left out at the value given here, which stands for the
+behaviour before it existed, so that adding it renames no run."""
 BRANCH = ("steps", "cool_down_steps")
 """The settings in which two runs of one trunk differ."""
-NO_SAY = ("checkpoint_every", "evaluation", "device", "out")
+WITHOUT_EFFECT = ("checkpoint_every", "evaluation", "device", "out")
 """The settings that change no net."""
 
 Trunk = Mapping[str, Any]
 
 
 def trunk_of(settings: TrainSettings, base: Base, dataset: PairDataset) -> Trunk:
-    """All that has a say in a run's net from the first step on, as JSON has it."""
+    """Everything that affects a run's net from the first step on, as JSON values."""
     values = settings.model_dump(mode="json", include=set(TRUNK))
     if settings.start_from is not None:
         values["start_from"] = digest(start_file(settings.start_from).read_bytes())
@@ -63,15 +63,15 @@ def run_name(trunk: Trunk, settings: TrainSettings) -> str:
 
 
 def differences(trunk: Trunk, other: Trunk) -> list[str]:
-    """In which parts a trunk differs from another one, as sentences have it: "learning_rate 0.001 instead of 0.01"."""
-    told = []
+    """What a trunk has in place of another's, in phrases such as "learning_rate 0.001 instead of 0.01"."""
+    phrases = []
     for name in sorted({*trunk, *other}):
-        here, there = (one.get(name, TRUNK.get(name)) for one in (trunk, other))
-        if here != there and name in ("base", "data", "start_from"):
-            told.append({"base": "another base", "data": "other data", "start_from": "another start"}[name])
-        elif here != there:
-            told.append(f"{name} {here} instead of {there}")
-    return told
+        value, other_value = (values.get(name, TRUNK.get(name)) for values in (trunk, other))
+        if value != other_value and name in ("base", "data", "start_from"):
+            phrases.append({"base": "another base", "data": "other data", "start_from": "another start"}[name])
+        elif value != other_value:
+            phrases.append(f"{name} {value} instead of {other_value}")
+    return phrases
 
 
 def start_file(start_from: Path) -> Path:

@@ -1,4 +1,4 @@
-"""What a settings file says: how to train, on which base and on which data."""
+"""A settings file: how to train, on which base and on which data."""
 
 from __future__ import annotations
 
@@ -41,8 +41,10 @@ class ShapesData(BaseModel):
     size: Size | None = Field(
         None, description="Side of the pictures in pixels (default: the base's own).", examples=[512]
     )
-    seed: int = Field(0, ge=0, lt=2**63, description="Names one endless row of scenes.")
-    hint: Literal["outline", "colour_map"] = Field("outline", description='"outline" or "colour_map".')
+    seed: int = Field(0, ge=0, lt=2**63, description="Seeds the scenes.")
+    hint: Literal["outline", "colour_map"] = Field(
+        "outline", description='The kind of hint: "outline" or "colour_map".'
+    )
 
 
 class FolderData(BaseModel):
@@ -50,21 +52,21 @@ class FolderData(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    kind: Literal["folder"] = Field("folder", description="Pictures of your own.")
+    kind: Literal["folder"] = Field("folder", description="Pairs from a folder of pictures.")
     path: Path = Field(
-        description="The folder: it holds images/NAME.png, hints/NAME.png and captions/NAME.txt, or prompt.json as "
-        "fill50k has, or metadata.jsonl as Hugging Face has.",
+        description="A folder with images/NAME.png, hints/NAME.png and captions/NAME.txt, or with a prompt.json as in "
+        "fill50k, or with a metadata.jsonl as on Hugging Face.",
         examples=["photos"],
     )
     size: Size | None = Field(
         None, description="Side of the pictures in pixels (default: the base's own).", examples=[512]
     )
     hint: Literal["files", "canny", "blur", "grey"] = Field(
-        "files", description='"files" reads the hints; "canny", "blur" and "grey" make them of the pictures.'
+        "files", description='"files" reads the hints; "canny", "blur" and "grey" make them from the pictures.'
     )
     canny: tuple[float, float] = Field((0.1, 0.2), description='The two thresholds of "canny".')
     blur: float = Field(
-        8.0, gt=0, allow_inf_nan=False, description='The standard deviation of "blur" in pixels at the size trained at.'
+        8.0, gt=0, allow_inf_nan=False, description='The standard deviation of "blur", in pixels of the training size.'
     )
 
 
@@ -78,7 +80,7 @@ class TrainJob:
     Attributes:
         settings: How to train.
         base: The base to train on, the table [base].
-        data: The pairs to learn from, the table [data].
+        data: The pairs to train on, the table [data].
     """
 
     settings: TrainSettings
@@ -93,7 +95,7 @@ class SettingsFile(TrainSettings, Generic[DataTable]):
     """The form of a settings file: the training settings, and two tables beside them."""
 
     base: BaseSettings = Field(BaseSettings(), description="The base to train on.")
-    data: DataTable = Field(description="The pairs to learn from.")
+    data: DataTable = Field(description="The pairs to train on.")
 
 
 AnyFile = SettingsFile[ShapesData] | SettingsFile[FolderData]
@@ -107,10 +109,10 @@ def read_job(path: Path, changes: Mapping[str, Any] = MappingProxyType({})) -> T
 
     Arguments:
         path: The TOML file.
-        changes: Settings that take the place of the file's, by dotted names such as "evaluation.every".
+        changes: Settings that replace the file's, by dotted names such as "evaluation.every".
 
     Raises:
-        SettingError: If the file is missing or no TOML, a name is unknown, or a value is missing or impossible.
+        SettingError: If the file is missing or is not TOML, a name is unknown, or a value is missing or impossible.
     """
     values = read_toml(path)
     for name, value in changes.items():
@@ -134,7 +136,7 @@ def checked_job(values: Mapping[str, Any], source: str) -> TrainJob:
         raise SettingError(
             found=f"data.kind = {kind!r} in {source}" if kind is not None else f"no data.kind in {source}",
             expected=f"one of {', '.join(FILES)}",
-            do='say what to learn from: a table [data] with, for example, kind = "shapes"',
+            do='add a table [data] with, for example, kind = "shapes"',
         )
     model = FILES[kind]
     try:
@@ -154,7 +156,7 @@ def changed(values: Mapping[str, Any], name: str, value: object) -> dict[str, An
         value: What to put there.
 
     Raises:
-        SettingError: If the name leads through something that is no table.
+        SettingError: If the name leads through something that is not a table.
     """
     head, _, rest = name.partition(".")
     if not rest:
@@ -166,7 +168,7 @@ def changed(values: Mapping[str, Any], name: str, value: object) -> dict[str, An
 
 
 def _missing(error: ValidationError, source: str) -> SettingError | None:
-    """Name a required setting that is not there, if that is what is wrong first."""
+    """The error for a required setting that is missing, if that is the first fault."""
     first = error.errors()[0]
     name = ".".join(str(part) for part in first["loc"])
     if first["type"] != "missing":

@@ -1,4 +1,4 @@
-"""What a run measured: one line of JSON a step, written and read here alone."""
+"""The metrics of a run: one line of JSON for each step, written and read only here."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class Measured:
 
     Attributes:
         following: The mean following score, 0 to 1.
-        scores: That of each hint.
-        measures: What else was measured, by name.
+        scores: The score of each hint.
+        measures: Other measures, by name.
         seconds: How long it took.
         settings: The settings it was measured with.
     """
@@ -45,7 +45,7 @@ class MetricsLine:
 
     Attributes:
         step: Optimizer steps done by then.
-        session: The how-manieth start of the run it belongs to, from 1.
+        session: The session of the run it belongs to, counted from 1.
         loss: The step's loss; None where there was no step.
         gradient_norm: The gradient's norm before clipping.
         seconds: Time of the step.
@@ -64,7 +64,7 @@ class Metrics:
     """The file of a run's metrics.
 
     Arguments:
-        path: The file, which need not be there yet.
+        path: The file, which need not exist yet.
     """
 
     def __init__(self, path: Path) -> None:
@@ -80,7 +80,7 @@ class Metrics:
             file.write(_text(line))
 
     def read(self) -> list[MetricsLine]:
-        """All lines; a last line that was cut off by a kill is left out."""
+        """All lines; a last line that a kill cut off is left out."""
         if not self.path.exists():
             return []
         lines = []
@@ -94,7 +94,7 @@ class Metrics:
         return lines
 
     def rewind(self, step: int) -> list[MetricsLine]:
-        """Forget what comes after `step`, whose work is lost and will be done again; gives the lines that are kept."""
+        """Remove the lines after `step`, whose work is lost and will be done again; return those that are kept."""
         kept = [line for line in self.read() if line.step <= step]
         self.write(kept)
         return kept

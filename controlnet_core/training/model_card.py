@@ -1,4 +1,4 @@
-"""The model card of a trained net: a page beside its file that says what it is and how it came to be."""
+"""The model card of a trained net: a page beside its file that says what it is and how it was made."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def model_card(title: str, family: str, settings: TrainSettings, report: dict[st
     """Write a model card, in Markdown with the header that model hubs read.
 
     Arguments:
-        title: What the net was trained on, as the report's headline has it.
+        title: The headline, the same as the report's.
         family: The model family that the net is for.
         settings: The run's settings.
         report: The content of `report.json`.
@@ -56,6 +56,6 @@ def _measured(report: dict[str, Any]) -> str:
     if following["caption"] is None:
         return "How well it follows its hints was not measured."
     return (
-        f"It follows held-out hints at {following['caption']:.2f}; the best possible score is "
-        f"{following['ceiling']:.2f}, and that of the base without it {following['without_control']:.2f}."
+        f"Its following score on held-out hints is {following['caption']:.2f}; the best possible score is "
+        f"{following['ceiling']:.2f}, and the score without control {following['without_control']:.2f}."
     )

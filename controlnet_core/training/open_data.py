@@ -1,4 +1,4 @@
-"""Opens the data that a job names, with what measures a run on it."""
+"""Opens the data that a job names, with the validation that measures a run on it."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from .settings import EvaluationSettings, TrainSettings
 FILE_HASHES = "files.sqlite"
 
 OpenedData = tuple[PairDataset, ShownValidation | None]
-"""The pairs to train on, and what measures whether held-out hints are followed; None where there are too few pairs."""
+"""The pairs to train on, and the validation on held-out pairs; None if there are too few pairs."""
 
 
 def open_data(data: ShapesData | FolderData, settings: TrainSettings, base: Base) -> OpenedData:
     """Open the pairs that a job names, in the base's own size unless it names another.
 
     Arguments:
-        data: What to learn from.
-        settings: The run's settings, which say how it is measured, and where the hashes of files are kept.
+        data: The data to train on.
+        settings: The run's settings: how it is measured, and where the hashes of files are kept.
         base: The base to train on.
 
     Raises:
@@ -45,7 +45,7 @@ def open_data(data: ShapesData | FolderData, settings: TrainSettings, base: Base
 
 
 def hold_out(pairs: PairDataset, evaluation: EvaluationSettings, base: Base) -> OpenedData:
-    """Keep some pairs from training, to measure a run on them.
+    """Hold some pairs out from training, to measure a run on them.
 
     Arguments:
         pairs: All pairs.

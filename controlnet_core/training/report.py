@@ -51,7 +51,7 @@ def write_run_report(folder: RunFolder, title: str, validation: ShownValidation 
         The content of `report.json`: `title`, `steps`, `seconds` (of all steps, without evaluations), `following` with
         `caption` (the last score), `without_control` and `ceiling`, `convergence` (where following `begins`, its
         `pace` and the bounds of its abruptness; None if it does not), and `evaluations`, each with `step`, `following`
-        and what else was measured, by name. What was not measured at all is None.
+        and the other measures, by name. What was not measured at all is None.
 
     Raises:
         HintError: If a sample picture is missing or broken.
@@ -87,10 +87,10 @@ def write_run_report(folder: RunFolder, title: str, validation: ShownValidation 
 
 
 def _comparable(lines: Sequence[MetricsLine]) -> list[tuple[int, Measured]]:
-    """The evaluations, with their steps, that were measured as the last one was, however often."""
-    found = [(line.step, line.evaluation) for line in lines if line.evaluation is not None]
-    ways = [{**measured.settings, "every": None} for _, measured in found]
-    return [one for one, way in zip(found, ways, strict=True) if way == ways[-1]]
+    """The evaluations, with their steps, that have the settings of the last one; `every` may differ."""
+    evaluations = [(line.step, line.evaluation) for line in lines if line.evaluation is not None]
+    settings = [{**measured.settings, "every": None} for _, measured in evaluations]
+    return [evaluation for evaluation, used in zip(evaluations, settings, strict=True) if used == settings[-1]]
 
 
 def _with_evaluations(
@@ -114,7 +114,7 @@ def _with_evaluations(
 
 
 def _notes(content: dict[str, Any], settings: dict[str, Any], validation: ShownValidation | None) -> list[str]:
-    """What the run did, in words."""
+    """What the run did, as lines below the headline."""
     minutes, seconds = divmod(round(content["seconds"]), 60)
     time = f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
     batch = f" of {settings['batch_size']} pairs" if "batch_size" in settings else ""

@@ -34,7 +34,7 @@ WIDTH, MARGIN, SPACE = 1464, 44, 36
 LOSS_WIDTH, CHART_HEIGHT = 600, 380
 PLOT_LEFT, PLOT_TOP, PLOT_BOTTOM = 58, 82, 328
 LEGEND_MIDDLE, NOTE_MIDDLE = 40, 66
-"""Where the rows between the title of a chart and its plot are."""
+"""Heights of the rows between the title of a chart and its plot."""
 LEVEL_NAMES, NAME_HEIGHT = 156, 50
 """Pixels to the right of the plot for the names of the dashed lines, and the height of a name."""
 MOST_COLUMNS = 8
@@ -42,15 +42,15 @@ LARGEST_CELL, CELL_GAP = 128, 10
 MOST_MEANS = 500
 """Points of the running mean: about as many as the plot has pixels."""
 FEWEST_STEPS = 5
-"""The least length of the axis of steps: its ticks are whole numbers."""
+"""The shortest axis of steps: its ticks are whole numbers."""
 
 BLUE, PALE_BLUE, GREEN, VIOLET, OCHRE, PALE_ACCENT = "#22609f", "#c3d6ea", "#5fa37f", "#a483b8", "#c9a24b", "#eec3b0"
 MEASURES: Mapping[str, tuple[str, str]] = MappingProxyType(
     {
-        "colour": ("colour as told", GREEN),
+        "colour": ("right colour", GREEN),
         "clarity": ("clear pictures", OCHRE),
-        "shape": ("shape as told", VIOLET),
-        "loss_saved": ("loss saved by the own hint", GREEN),
+        "shape": ("right shape", VIOLET),
+        "loss_saved": ("loss saved by own hint", GREEN),
     }
 )
 """The label and the colour of each measure that is drawn beside the following score."""
@@ -64,7 +64,7 @@ class EvaluationPoint:
         step: The optimizer step it was made at.
         following: The following score, in [0, 1].
         pictures: (K, 3, H, W) in [0, 1], drawn from the report's K hints.
-        measures: What else was measured, by name; those that `MEASURES` names are drawn.
+        measures: Other measures, by name; those in `MEASURES` are drawn.
     """
 
     step: int
@@ -75,7 +75,7 @@ class EvaluationPoint:
 
 @dataclass(frozen=True, eq=False)
 class ReportData:
-    """All that a report shows.
+    """Everything that a report shows.
 
     Attributes:
         title: The headline.
@@ -84,10 +84,10 @@ class ReportData:
         hints: (K, 3, H, W) in [0, 1], held out from training; None if nothing was drawn.
         captions: The K captions.
         convergence: Where following begins and how abruptly; None if it does not.
-        ceiling: The best following score; not a number where it is not known.
+        ceiling: The best possible following score; NaN if unknown.
         ceiling_words: What the ceiling is.
-        without_control: The following score of pictures drawn without control; not a number where it is not known.
-        notes: Lines for below the headline.
+        without_control: The following score of pictures drawn without control; NaN if unknown.
+        notes: Lines below the headline.
     """
 
     title: str
@@ -130,8 +130,8 @@ def draw_report(data: ReportData) -> Image.Image:
 
 
 def chosen_evaluations(steps: Sequence[int], begins: int | None) -> list[int]:
-    """Choose at most MOST_COLUMNS evaluations to show: the first and the last, that where following begins, the one
-    before, and then, again and again, the one farthest from all chosen.
+    """Choose at most MOST_COLUMNS evaluations to show: the first and the last, the one where following begins and the
+    one before it, then repeatedly the one farthest from those chosen.
 
     Returns:
         Indices into `steps`, in order.
@@ -188,9 +188,9 @@ def _loss_chart(data: ReportData) -> Image.Image:
 
 
 def _following_chart(data: ReportData) -> Image.Image:
-    shown = [one for one in _score_series(data.evaluations) if one.finite()]
+    shown = [series for series in _score_series(data.evaluations) if series.finite()]
     levels = [data.ceiling, data.without_control]
-    values = [value for one in shown for _, value in one.finite()] + [level for level in levels if isfinite(level)]
+    values = [*(score for series in shown for _, score in series.finite()), *filter(isfinite, levels)]
     canvas = Canvas(WIDTH - 2 * MARGIN - LOSS_WIDTH - SPACE, CHART_HEIGHT)
     x = _step_axis(data, canvas.width - LEVEL_NAMES)
     y = Axis(min([0.0, *values]), max([1.0, *values]), PLOT_BOTTOM, PLOT_TOP)
@@ -210,7 +210,7 @@ def _following_chart(data: ReportData) -> Image.Image:
 
 
 def _score_series(evaluations: Sequence[EvaluationPoint]) -> tuple[Series, ...]:
-    """The following score, which is drawn last and so on top, and what else was measured."""
+    """The following score, which is drawn last and so on top, and the other measures."""
     following = [(point.step, point.following) for point in evaluations]
     beside = [
         Series(label, [(point.step, point.measures.get(name, nan)) for point in evaluations], colour, 1.3)
@@ -230,7 +230,7 @@ def _draw_levels(canvas: Canvas, x: Axis, y: Axis, data: ReportData) -> None:
 
 
 def _name_places(y: Axis, levels: Sequence[float]) -> list[float]:
-    """Where the names of levels go: beside them, but not on each other and not on the ticks below."""
+    """Heights of the names of levels: beside them, without covering each other or the ticks below."""
     lowest = y.start - NAME_HEIGHT / 2
     places = [min(y.place(level), lowest) for level in levels]
     if len(places) == 2 and abs(places[1] - places[0]) < NAME_HEIGHT:
@@ -240,7 +240,7 @@ def _name_places(y: Axis, levels: Sequence[float]) -> list[float]:
 
 
 def _draw_beginning(canvas: Canvas, x: Axis, y: Axis, rise: Convergence | None, colour: str = ACCENT) -> None:
-    """Mark the step at which following begins: that of sudden convergence (Zhang et al. 2023, figure 4), if it is."""
+    """Mark where following begins; if it begins abruptly, that is sudden convergence (Zhang et al. 2023, figure 4)."""
     if rise is not None:
         canvas.line([(x.place(rise.begins), y.start), (x.place(rise.begins), y.end - 6)], colour, 1.5)
 

@@ -35,18 +35,18 @@ def train(
     validation: Validation | None = None,
     listen: Callable[[Encoding | Drawing], None] = lambda event: None,
 ) -> Generator[StepReport, None, ControlNet]:
-    """Train a ControlNet, or go on training it.
+    """Train a ControlNet, or resume training it.
 
     Each item asked for is one optimizer step. To stop, call `close()`: it writes a checkpoint, and the same call to
-    `train` resumes from it, bit for bit. A run that was never begun starts from the furthest checkpoint of another run
-    that lies on its path (see `find_run`). All of torch's modes are entered and left between two items.
+    `train` resumes from it, bit for bit. A new run starts from the furthest checkpoint of another run that lies on its
+    path (see `find_run`). All of torch's modes are entered and left between two items.
 
     Arguments:
         settings: The run's settings.
         base: The locked base.
         dataset: The pairs.
-        validation: What to measure as it goes. Where it raises, a checkpoint is written.
-        listen: Told how far the encoding of the pairs and the drawing of held-out hints are; what it raises stops it.
+        validation: What measures the net as it trains. If it raises, a checkpoint is written.
+        listen: Called with the progress of encoding pairs and drawing held-out hints. If it raises, the run stops.
 
     Returns:
         The trained net: the moving average of the weights, also in the run's `controlnet.safetensors`. A finished run
@@ -98,11 +98,11 @@ def initial_net(settings: TrainSettings, base: Base, dataset: PairDataset) -> Co
         return net
     start = load_controlnet(start_file(settings.start_from), device=base.device)
     kinds = [
-        f"a net of {one.config.family} with {one.hint_channels} hint channels and the hint encoder "
-        f"{one.hint_encoder_kind!r}"
-        for one in (start, net)
+        f"a net of {model.config.family} with {model.hint_channels} hint channels and the hint encoder "
+        f"{model.hint_encoder_kind!r}"
+        for model in (start, net)
     ]
-    shapes = [{name: weight.shape for name, weight in one.state_dict().items()} for one in (start, net)]
+    shapes = [{name: weight.shape for name, weight in model.state_dict().items()} for model in (start, net)]
     if shapes[0] != shapes[1]:
         raise FamilyMismatchError(
             found=f"{kinds[0]} in {settings.start_from}",
@@ -114,9 +114,9 @@ def initial_net(settings: TrainSettings, base: Base, dataset: PairDataset) -> Co
 
 
 def resume(run: Run, folder: RunFolder, trainer: Trainer) -> list[MetricsLine]:
-    """Restore the furthest checkpoint on a run's path that is whole; gives the metrics up to there.
+    """Restore the furthest intact checkpoint on a run's path; return the metrics up to there.
 
-    One of another run is copied, with the metrics and samples up to there, so that nothing depends on the other folder.
+    One of another run is copied, with the metrics and samples up to there, so that nothing depends on that folder.
     """
     for start in run.starts:
         other = folder if start.path == folder.path else RunFolder(start.path)
@@ -138,7 +138,7 @@ def resume(run: Run, folder: RunFolder, trainer: Trainer) -> list[MetricsLine]:
 
 
 def provenance(run: Run, folder: RunFolder) -> dict[str, str]:
-    """What the trained net's file says about how it came to be."""
+    """The metadata of the trained net's file: how it was trained."""
     scores = [line.evaluation.following for line in folder.metrics.read() if line.evaluation is not None]
     measured = {"training.following": f"{scores[-1]:.4f}"} if scores else {}
     return {
@@ -156,13 +156,13 @@ class Record:
 
     Arguments:
         folder: The folder.
-        trainer: The trainer, which goes on from a checkpoint or begins.
+        trainer: The trainer, before its first step or restored from a checkpoint.
         lines: The metrics up to there.
-        validation: What to measure; None measures nothing.
-        listen: Told how many held-out hints are drawn.
+        validation: What measures the net; None measures nothing.
+        listen: Called with the progress of drawing held-out hints.
 
     Attributes:
-        lacks_evaluation: Whether an evaluation of the weights that the run goes on with is due and was not made.
+        lacks_evaluation: Whether an evaluation of the weights that training starts from is due and missing.
     """
 
     def __init__(
@@ -197,7 +197,7 @@ class Record:
         return report
 
     def evaluated(self, report: StepReport) -> StepReport:
-        """Add an evaluation to the report of a step; interrupted, it is made up for later, and the step is kept."""
+        """Add an evaluation to the report of a step. If interrupted, the step is kept and the evaluation made later."""
         if self.validation is None:
             return report
         try:

@@ -24,12 +24,12 @@ class RunFolder:
     """One run's folder.
 
     Arguments:
-        path: Where it is; it is made if need be.
+        path: Where it is; it is created if necessary.
 
     Attributes:
-        net_path: The trained net, which is there once the run is finished.
+        net_path: The trained net, which exists once the run is finished.
         metrics: What was measured at each step.
-        checkpoints: What the run goes on from.
+        checkpoints: What the run resumes from.
 
     Raises:
         WriteError: If it cannot be written.
@@ -56,7 +56,7 @@ class RunFolder:
         """Read a JSON file of the folder; None if there is none.
 
         Raises:
-            RunFolderError: If it is no JSON object.
+            RunFolderError: If it is not a JSON object.
         """
         return read_json(self.path / name)
 
@@ -78,7 +78,7 @@ def read_json(path: Path) -> dict[str, Any] | None:
     """Read a JSON object; None if there is no such file.
 
     Raises:
-        RunFolderError: If it cannot be read or is no JSON object.
+        RunFolderError: If it cannot be read or is not a JSON object.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -88,7 +88,7 @@ def read_json(path: Path) -> dict[str, Any] | None:
         raise _unreadable(path, str(error)) from error
     if isinstance(content, dict):
         return content
-    raise _unreadable(path, "it holds no object")
+    raise _unreadable(path, "it holds no JSON object")
 
 
 def _unreadable(path: Path, reason: str) -> RunFolderError:

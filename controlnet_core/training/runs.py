@@ -1,4 +1,4 @@
-"""The runs of a folder: which of them a run goes on from, and which one is nearest to it."""
+"""The runs in a folder: which of them a run starts from, and which is nearest to it."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ SETTINGS = "settings.json"
 
 @dataclass(frozen=True)
 class Start:
-    """A checkpoint that a run can go on from.
+    """A checkpoint that a run can start from.
 
     Attributes:
         step: The step it was written after.
-        path: The folder of the run that wrote it, which may be another one.
+        path: The folder of the run that wrote it, which may be another run.
     """
 
     step: int
@@ -51,11 +51,11 @@ class Run:
 
     Attributes:
         settings: Its settings.
-        trunk: What counts from its first step on.
+        trunk: Everything that affects it from the first step on.
         path: Its folder.
-        starts: The checkpoints on its path, the furthest first; none for a run that begins anew.
-        nearest: For a run that begins anew, the one that differs least.
-        misread: The folders of runs of another format, which cannot be gone on with.
+        starts: The checkpoints on its path, the furthest first; none for a new run.
+        nearest: For a new run, the run that differs least.
+        misread: The folders of runs of another format, which cannot be resumed.
     """
 
     settings: TrainSettings
@@ -76,7 +76,7 @@ class Run:
         return self.path / NET
 
     def open(self) -> RunFolder:
-        """Make its folder, and write down what it is.
+        """Create its folder, and record what the run is.
 
         Raises:
             WriteError: If it cannot be written.
@@ -94,8 +94,8 @@ def find_run(settings: TrainSettings, base: Base, dataset: PairDataset) -> Run:
     """Find the run that settings, base and data make, and the checkpoints that lie on its path.
 
     Nothing is written. Two runs of one trunk share their path up to the step where the learning rate of one begins to
-    fall, so a longer run goes on from a shorter one, a shorter one starts from what there is, and two cool-downs share
-    their beginning.
+    fall. So a longer run continues a shorter one, a shorter run starts from a checkpoint of a longer one, and two
+    cool-downs share their beginning.
     """
     trunk = trunk_of(settings, base, dataset)
     path = settings.out / run_name(trunk, settings)
@@ -118,37 +118,37 @@ def run_path(settings: TrainSettings, base: Base, dataset: PairDataset) -> Path:
 
 
 @dataclass(frozen=True)
-class _Known:
-    """What a run's folder says that it is."""
+class _KnownRun:
+    """A run as its folder describes it."""
 
     path: Path
     trunk: Trunk
     branch_step: int
 
 
-def _runs_in(out: Path) -> tuple[list[_Known], tuple[Path, ...]]:
+def _runs_in(out: Path) -> tuple[list[_KnownRun], tuple[Path, ...]]:
     """The runs in a folder, and the folders of runs that this version does not read."""
-    known: list[_Known] = []
+    known: list[_KnownRun] = []
     misread: list[Path] = []
     for path in sorted(entry.parent for entry in out.glob(f"*/{SETTINGS}")):
         try:
             about = read_json(path / ABOUT) or {}
             if about.get("format") != FORMAT:
                 raise KeyError("format")
-            known.append(_Known(path, about["trunk"], about["steps"] - about["cool_down_steps"]))
+            known.append(_KnownRun(path, about["trunk"], about["steps"] - about["cool_down_steps"]))
         except (RunFolderError, KeyError):
             misread.append(path)
     return known, tuple(misread)
 
 
-def _nearest(trunk: Trunk, others: list[_Known]) -> Nearest | None:
-    """The run whose trunk differs in the fewest parts, the last one written if there are several."""
+def _nearest(trunk: Trunk, others: list[_KnownRun]) -> Nearest | None:
+    """The run whose trunk differs in the fewest parts; of several, the one written last."""
     compared = [
-        (len(told), -other.path.stat().st_mtime, other.path, told)
+        (len(phrases), -other.path.stat().st_mtime, other.path, phrases)
         for other in others
-        if (told := differences(trunk, other.trunk))
+        if (phrases := differences(trunk, other.trunk))
     ]
     if not compared:
         return None
-    _, _, path, told = min(compared)
-    return Nearest(path, tuple(told))
+    _, _, path, phrases = min(compared)
+    return Nearest(path, tuple(phrases))

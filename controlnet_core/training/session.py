@@ -20,9 +20,9 @@ from .settings import TrainSettings
 from .step import StepReport
 
 Listener = Callable[[Event], None]
-"""Told each event; what it raises interrupts the run, with a checkpoint."""
+"""Called with each event. If it raises, the run is interrupted and writes a checkpoint."""
 AVERAGED_LOSSES = 50
-"""A single loss says little: its timesteps decide most of it."""
+"""A single loss says little: it depends mostly on its timesteps."""
 TIMED_STEPS = 20
 
 
@@ -33,7 +33,7 @@ class Session:
         settings: The run's settings.
         base: The locked base.
         dataset: The pairs.
-        validation: What to measure as it goes; None measures nothing.
+        validation: What measures the net as it trains; None measures nothing.
         title: The headline of the report.
 
     Attributes:
@@ -57,15 +57,15 @@ class Session:
 
     @property
     def finished(self) -> bool:
-        """Whether nothing is left to do: net and report are there."""
+        """Whether nothing is left to do: net and report exist."""
         return self.run.finished and (self.run.path / REPORT).exists()
 
     def go(self, listen: Listener) -> dict[str, Any]:
         """Do what is left of the run, and write its report.
 
         Arguments:
-            listen: Told each event. What it raises interrupts the run: a checkpoint is written, `Interrupted` is told,
-                and the error goes on.
+            listen: Called with each event. If it raises, the run is interrupted: a checkpoint is written, `listen` is
+                called with `Interrupted`, and the error is raised again.
 
         Returns:
             The content of `report.json`.
@@ -135,7 +135,7 @@ def step_events(report: StepReport, steps: int) -> list[Stepped | Evaluated]:
 
 
 class Recent:
-    """The numbers of a run that goes on, from its last steps.
+    """The current numbers of a run, from its last steps.
 
     Arguments:
         settings: The run's settings.
@@ -154,7 +154,7 @@ class Recent:
         self._evaluation_seconds = 0.0
 
     def add(self, event: Event) -> None:
-        """Take note of an event."""
+        """Update the numbers from an event."""
         match event:
             case Opened(step=step):
                 self.step = step
@@ -174,7 +174,7 @@ class Recent:
 
     @property
     def seconds_left(self) -> float | None:
-        """The time of the steps and evaluations that are left, at the speed of the last ones; None before the first."""
+        """The time left for steps and evaluations, at the speed of the last ones; None before the first step."""
         if not self._seconds:
             return None
         left = self.settings.steps - self.step

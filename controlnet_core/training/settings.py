@@ -1,4 +1,4 @@
-"""What a user says about a training run: one validated model behind TOML files, flags and node inputs."""
+"""The settings of a training run: one validated model behind TOML files, flags and node inputs."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ class EvaluationSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     every: Count = Field(300, description="Steps between two evaluations.")
-    hints: Count = Field(16, description="Held-out hints drawn each time, if so many pairs are held out.")
-    sampling_steps: Count = Field(20, description="Steps of the sampler.")
-    guidance: float = Field(7.5, ge=1, description="Classifier-free guidance; 1 is none.")
+    hints: Count = Field(16, description="Held-out hints drawn at each evaluation, or all if there are fewer.")
+    sampling_steps: Count = Field(20, description="Sampling steps for each picture.")
+    guidance: float = Field(7.5, ge=1, description="The scale of classifier-free guidance; 1 is none.")
     side: Side = Field(
         "both", description="The side of guidance that control acts on: both, conditional or unconditional."
     )
@@ -35,20 +35,20 @@ class TrainSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    steps: Count = Field(10_000, description="Optimizer steps in all.")
+    steps: Count = Field(10_000, description="Number of optimizer steps.")
     batch_size: Count = Field(4, description="Pairs in each step.")
     learning_rate: float = Field(
         1e-5, gt=0, lt=1, description="The learning rate, constant between warm-up and cool-down."
     )
-    warm_up_steps: int = Field(0, ge=0, description="The first steps, in which the learning rate rises from zero.")
-    cool_down_steps: int = Field(0, ge=0, description="The last steps, in which the learning rate falls to zero.")
+    warm_up_steps: int = Field(0, ge=0, description="Steps at the start, in which the learning rate rises from zero.")
+    cool_down_steps: int = Field(0, ge=0, description="Steps at the end, in which the learning rate falls to zero.")
     weight_decay: float = Field(0.01, ge=0, lt=1, description="The weight decay of AdamW.")
-    gradient_clip: float = Field(1.0, gt=0, description="The largest norm of the gradient.")
+    gradient_clip: float = Field(1.0, gt=0, description="The largest gradient norm; larger gradients are scaled down.")
     average_decay: float = Field(
         0.999, ge=0, lt=1, description="Decay of the moving average of the weights, which is evaluated and saved."
     )
     prompt_drop: Share = Field(
-        0.5, description="Share of the prompts that are replaced by the empty one (the paper: a half)."
+        0.5, description="Share of prompts replaced by the empty prompt (the paper: a half)."
     )
     hint_encoder: Literal["reference", "paper"] = Field(
         "reference", description='The hint encoder: "reference", which every tool loads, or "paper".'
@@ -63,12 +63,12 @@ class TrainSettings(BaseModel):
         description="A net, or the folder of a run, whose weights training starts from (default: the base's).",
         examples=["net.safetensors"],
     )
-    device: str = Field("auto", description='The device, such as "cpu" or "cuda:1"; "auto" is cuda where there is one.')
-    out: Path = Field(Path("runs"), description="The folder that holds the folders of runs.")
+    device: str = Field("auto", description='The device, such as "cpu" or "cuda:1"; "auto" is cuda if there is one.')
+    out: Path = Field(Path("runs"), description="The folder that holds the run folders.")
 
     @property
     def branch_step(self) -> int:
-        """The step from which on the learning rate falls: up to here a run does what any longer one does."""
+        """The step after which the learning rate falls: up to here a run is the same as any longer one."""
         return max(0, self.steps - self.cool_down_steps)
 
     def learning_rate_at(self, step: int) -> float:
@@ -77,16 +77,16 @@ class TrainSettings(BaseModel):
         return self.learning_rate * min(1.0, rise, fall)
 
     def evaluates_at(self, step: int) -> bool:
-        """Whether following is measured after so many steps."""
+        """Whether following is measured after this many steps."""
         return step == self.steps or step % self.evaluation.every == 0
 
     def saves_at(self, step: int) -> bool:
-        """Whether a checkpoint is written after so many steps."""
+        """Whether a checkpoint is written after this many steps."""
         return step in (self.branch_step, self.steps) or step % self.checkpoint_every == 0
 
 
 def checked(values: dict[str, Any], source: str) -> TrainSettings:
-    """Make settings of a dictionary.
+    """Make settings from a dictionary.
 
     Arguments:
         values: Settings by name; those left out keep their defaults.
@@ -102,7 +102,7 @@ def checked(values: dict[str, Any], source: str) -> TrainSettings:
 
 
 def setting_error(error: ValidationError, model: type[BaseModel], source: str) -> SettingError:
-    """Say the first thing that is wrong with settings, and the nearest name if one was misspelt."""
+    """The error for the first fault in settings, with the nearest name if one was misspelt."""
     first = error.errors()[0]
     key = ".".join(str(part) for part in first["loc"])
     if first["type"] != "extra_forbidden":
@@ -121,7 +121,7 @@ def setting_error(error: ValidationError, model: type[BaseModel], source: str) -
 
 
 def _names(model: type[BaseModel], prefix: str = "") -> list[str]:
-    """All setting names, those of sections with their section."""
+    """All setting names; in a section, with the section's name in front."""
     names: list[str] = []
     for name, field in model.model_fields.items():
         inner = field.annotation

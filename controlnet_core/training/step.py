@@ -24,12 +24,12 @@ class StepReport:
     """What happened in one step.
 
     Attributes:
-        step: Optimizer steps done by now; 0 is the report before the first.
-        loss: The step's loss; None where there was no step: before the first, and where an evaluation was made up for.
+        step: Optimizer steps done so far; 0 is the report before the first.
+        loss: The step's loss; None if no step was done: before the first, and where only a missing evaluation was made.
         gradient_norm: The gradient's norm before clipping.
         seconds: Time of this step, without the evaluation.
-        evaluation: What was measured after this step, where it was due.
-        evaluation_seconds: Time of that.
+        evaluation: What was measured after this step, if an evaluation was due.
+        evaluation_seconds: Time of the evaluation.
     """
 
     step: int
@@ -80,7 +80,7 @@ class Trainer:
             raise TrainingError(
                 found=f"a loss of {loss.item()} with a gradient of norm {norm.item()} at step {self.step}",
                 expected="finite numbers",
-                do="lower the learning rate; the run can go on from its last checkpoint",
+                do="lower the learning rate; the last checkpoint is kept",
             )
         for group in self.optimizer.param_groups:
             group["lr"] = self.settings.learning_rate_at(self.step)
@@ -91,7 +91,7 @@ class Trainer:
         return StepReport(self.step, loss.item(), norm.item(), time.perf_counter() - started)
 
     def checkpoint(self) -> Checkpoint:
-        """Everything needed to go on from here."""
+        """Everything needed to resume from here."""
         states = self.optimizer.state_dict()["state"]
         optimizer = {f"{number}.{name}": value for number, state in states.items() for name, value in state.items()}
         return Checkpoint(self.step, self.average.updates, self.net.state_dict(), self.average.weights, optimizer)

@@ -37,7 +37,7 @@ class TensorBoard:
         self._writer.close()
 
     def __call__(self, event: Event) -> None:
-        """Write an event down."""
+        """Write an event."""
         match event:
             case Stepped():
                 self._writer.add_scalar("loss", event.loss, event.step)

@@ -8,7 +8,7 @@ from typing import Any
 
 
 def toml_text(values: Mapping[str, Any]) -> str:
-    """Write nested tables of numbers, answers, texts and lists; what is None is left out."""
+    """Write nested tables of numbers, booleans, strings and lists; None is left out."""
     return "\n".join(_lines(values, "")) + "\n"
 
 
@@ -17,12 +17,12 @@ def _lines(values: Mapping[str, Any], table: str) -> Iterator[str]:
     inner = {name: value for name, value in values.items() if isinstance(value, Mapping)}
     for name, value in values.items():
         if name not in inner and value is not None:
-            yield f"{name} = {_word(value)}"
+            yield f"{name} = {_toml(value)}"
     for name, value in inner.items():
         yield f"\n[{table}{name}]"
         yield from _lines(value, f"{table}{name}.")
 
 
-def _word(value: object) -> str:
-    """One value; a JSON text is a TOML text, but that TOML wants the character 127 escaped."""
+def _toml(value: object) -> str:
+    """One value. A JSON string is a TOML string, except that TOML needs the character 127 escaped."""
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007F")

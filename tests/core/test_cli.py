@@ -27,7 +27,7 @@ WITHOUT_TORCH = """
 import sys
 from controlnet_core.cli import COMMANDS, main
 names = [name for name in COMMANDS if name != "train"]
-codes = [main(words) for words in (
+codes = [main(arguments) for arguments in (
     ["--help"], ["--version"], *([name, "--help"] for name in names), [], ["inspect"], ["generate", "--no", "--json"]
 )]
 loaded = {"torch", "numpy", "pydantic"} & set(sys.modules)
@@ -47,7 +47,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def parsers() -> dict[str, argparse.ArgumentParser]:
     """The parser of each command."""
-    (commands,) = (one for one in make_parser()._actions if isinstance(one, argparse._SubParsersAction))
+    (commands,) = (action for action in make_parser()._actions if isinstance(action, argparse._SubParsersAction))
     return dict(commands.choices)
 
 
@@ -76,10 +76,10 @@ def test_help_explains_every_option_and_shows_an_example(
     for action in parsers()[name]._actions:
         assert all(option in text for option in action.option_strings), action
         settled = not action.option_strings or "-h" in action.option_strings
-        words = (action.help or "") % {"default": action.default}
-        assert settled or "(default: " in words or "(required" in words, f"{action.option_strings}: {words}"
+        help_text = (action.help or "") % {"default": action.default}
+        assert settled or "(default: " in help_text or "(required" in help_text, f"{action.option_strings}: {help_text}"
         if action.default not in (None, [], "", False, argparse.SUPPRESS):
-            assert f"(default: {action.default})" in words, f"{action.option_strings}: {words}"
+            assert f"(default: {action.default})" in help_text, f"{action.option_strings}: {help_text}"
 
 
 def test_help_names_every_sampler_and_spacing() -> None:
@@ -89,7 +89,7 @@ def test_help_names_every_sampler_and_spacing() -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("command", "message"),
     [
         ([], "required: COMMAND"),
         (["trian"], "invalid choice: 'trian'"),
@@ -104,12 +104,12 @@ def test_help_names_every_sampler_and_spacing() -> None:
     ],
 )
 def test_wrong_usage_is_said_and_exits_with_2(
-    words: list[str], message: str, capsys: pytest.CaptureFixture[str]
+    command: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(words) == 2
+    assert main(command) == 2
     out, err = capsys.readouterr()
     assert out == "" and message in err and "usage: controlnet-core" in err and "--help" in err, err
-    assert main([*words, "--json"]) == 2
+    assert main([*command, "--json"]) == 2
     error = json.loads(capsys.readouterr().out)["error"]
     assert error.keys() == {"found", "expected", "do", "message"} and message in error["found"]
 
@@ -133,7 +133,7 @@ def test_inspect_says_what_a_file_is(base: Path, capsys: pytest.CaptureFixture[s
     assert json.loads(capsys.readouterr().out) == json.loads(inspect_checkpoint(base).to_json())
     assert main(["inspect", str(base)]) == 0
     facts = dict(line.split("  ", 1) for line in capsys.readouterr().out.splitlines())
-    facts = {name: words.strip() for name, words in facts.items()}
+    facts = {name: value.strip() for name, value in facts.items()}
     assert facts["file"] == str(base) and facts["usable"] == "yes" and facts["family"] == "small"
 
 

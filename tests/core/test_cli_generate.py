@@ -1,4 +1,4 @@
-"""The command `generate`: pictures with their settings inside, stacks of nets, and faults in words."""
+"""The command `generate`: pictures with their settings inside, stacks of nets, and messages for faults."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def words(files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def command(files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """A command line that draws in two steps; paths start at the folder of the files."""
     monkeypatch.chdir(files)
     return ["generate", "", "--base", "base.safetensors", "--steps", "2", "--out", str(tmp_path / "out")]
@@ -56,9 +56,9 @@ def stored(path: str) -> dict[str, Any]:
         return settings
 
 
-def test_pictures_are_those_of_the_library_and_hold_their_settings(words: list[str], capsys: Capture) -> None:
+def test_pictures_are_those_of_the_library_and_hold_their_settings(command: list[str], capsys: Capture) -> None:
     stack = ["--control", "net.safetensors", "--hint", "hint.png", "--strength", "0.5", "--end", "0.8"]
-    assert main([*words, *stack, "--seed", "7", "--count", "2", "--json"]) == 0
+    assert main([*command, *stack, "--seed", "7", "--count", "2", "--json"]) == 0
     drawn = json.loads(capsys.readouterr().out)
     assert [one["seed"] for one in drawn["pictures"]] == [7, 8]
     assert [Path(one["path"]).name for one in drawn["pictures"]] == ["00001.png", "00002.png"]
@@ -74,17 +74,17 @@ def test_pictures_are_those_of_the_library_and_hold_their_settings(words: list[s
         assert settings["controls"][0]["strength"] == 0.5
 
 
-def test_options_given_once_act_on_all_nets_or_on_each_in_order(words: list[str], capsys: Capture) -> None:
+def test_options_given_once_act_on_all_nets_or_on_each_in_order(command: list[str], capsys: Capture) -> None:
     two = ["--control", "net.safetensors", "--hint", "hint.png"] * 2
     each = ["--canny", "0", "0", "--canny", "0.1", "0.2", "--curve", "flat", "--curve", "guess", "--start", "0.1"]
-    assert main([*words, *two, *each, "--json"]) == 0
+    assert main([*command, *two, *each, "--json"]) == 0
     first, second = json.loads(capsys.readouterr().out)["controls"]
     assert (first["canny"], first["curve"], first["start"]) == (None, "flat", 0.1)
     assert (second["canny"], second["curve"], second["start"]) == ([0.1, 0.2], "guess", 0.1)
 
 
-def test_a_folder_is_numbered_on_and_a_file_is_replaced(words: list[str], tmp_path: Path, capsys: Capture) -> None:
-    plain = [*words[:-1], str(tmp_path / "out"), "--size", "16x24", "--guidance", "1"]
+def test_a_folder_is_numbered_on_and_a_file_is_replaced(command: list[str], tmp_path: Path, capsys: Capture) -> None:
+    plain = [*command[:-1], str(tmp_path / "out"), "--size", "16x24", "--guidance", "1"]
     assert main(plain) == 0 and main(plain) == 0
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["00001.png", "00002.png"]
     with Image.open(tmp_path / "out" / "00002.png") as picture:
@@ -97,8 +97,8 @@ def test_a_folder_is_numbered_on_and_a_file_is_replaced(words: list[str], tmp_pa
 
 
 @pytest.mark.filterwarnings("always")
-def test_a_warning_is_one_line(words: list[str], capsys: Capture) -> None:
-    assert main([*words, "--control", "net.safetensors", "--hint", "wide.png"]) == 0
+def test_a_warning_is_one_line(command: list[str], capsys: Capture) -> None:
+    assert main([*command, "--control", "net.safetensors", "--hint", "wide.png"]) == 0
     (line,) = (line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: "))
     assert "16 columns at its borders are cut off" in line
 
@@ -125,15 +125,15 @@ def test_a_warning_is_one_line(words: list[str], capsys: Capture) -> None:
         (["--tokenizer", "nowhere"], 1, "nowhere"),
     ],
 )
-def test_what_is_wrong_is_said(words: list[str], options: list[str], code: int, message: str, capsys: Capture) -> None:
-    assert main([*words, *options, "--json"]) == code
+def test_a_fault_is_reported(command: list[str], options: list[str], code: int, message: str, capsys: Capture) -> None:
+    assert main([*command, *options, "--json"]) == code
     out, err = capsys.readouterr()
     error = json.loads(out)["error"]
     assert message in error["message"] and f"error: {error['message']}\n" in err, err
 
 
 def test_ctrl_c_keeps_what_is_drawn(
-    words: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: Capture
+    command: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: Capture
 ) -> None:
     def write_once(picture: Tensor, file: Path, settings: Mapping[str, Any]) -> None:
         if file.stem == "00002":
@@ -141,7 +141,7 @@ def test_ctrl_c_keeps_what_is_drawn(
         write_picture(picture, file, settings)
 
     monkeypatch.setattr("controlnet_core.cli.generate.write_picture", write_once)
-    assert main([*words, "--count", "3", "--json"]) == 130
+    assert main([*command, "--count", "3", "--json"]) == 130
     out, err = capsys.readouterr()
     assert "interrupted: 1 of 3 pictures are drawn and kept" in err
     assert json.loads(out)["interrupted"]["pictures"] == [{"path": str(tmp_path / "out" / "00001.png"), "seed": 0}]

@@ -1,4 +1,4 @@
-"""The command `train`: runs that end, go on, are read back, are stopped with Ctrl-C, and fail in words."""
+"""The command `train`: runs that end, resume, are read back, are interrupted, and fail with a message."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def words(base: Path, tmp_path: Path) -> list[str]:
+def command(base: Path, tmp_path: Path) -> list[str]:
     """A command line that trains for two steps."""
     (tmp_path / "run.toml").write_text(SETTINGS)
     return ["train", str(tmp_path / "run.toml"), "--base", str(base), "--out", str(tmp_path / "runs")]
 
 
 def interrupting(times: int) -> Callable[[Trainer, Batch], StepReport]:
-    """A step during which Ctrl-C is pressed so many times."""
+    """A step during which Ctrl-C is pressed a number of times."""
     plain = Trainer.take_step
 
     def take_step(trainer: Trainer, batch: Batch) -> StepReport:
@@ -64,8 +64,8 @@ def result(capsys: Capture) -> dict[str, Any]:
     return found
 
 
-def test_a_run_is_reported_and_read_back(words: list[str], capsys: Capture) -> None:
-    assert main([*words, "--json"]) == 0
+def test_a_run_is_reported_and_read_back(command: list[str], capsys: Capture) -> None:
+    assert main([*command, "--json"]) == 0
     report = result(capsys)
     folder = Path(report["folder"])
     assert report["net"] == str(folder / "controlnet.safetensors") and load_controlnet(report["net"]) is not None
@@ -76,27 +76,27 @@ def test_a_run_is_reported_and_read_back(words: list[str], capsys: Capture) -> N
     assert report["steps"] == 2 and [one["step"] for one in report["evaluations"]] == [0, 2]
     assert report["following"]["caption"] == report["evaluations"][-1]["following"]
 
-    assert main([*words, "--json"]) == 0
+    assert main([*command, "--json"]) == 0
     out, err = capsys.readouterr()
-    assert json.loads(out) == report and "this run is finished: it is read back" in err
-    assert main(words) == 0
+    assert json.loads(out) == report and "this run is already finished" in err
+    assert main(command) == 0
     out, _ = capsys.readouterr()
     assert str(folder) in out and report["net"] in out and report["picture"] in out
 
 
-def test_ctrl_c_ends_the_step_and_the_same_command_goes_on(
-    words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: Capture
+def test_ctrl_c_ends_the_step_and_the_same_command_resumes(
+    command: list[str], monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
     handler = signal.getsignal(signal.SIGINT)
     with monkeypatch.context() as pressed:
         pressed.setattr(Trainer, "take_step", interrupting(1))
-        assert main([*words, "--json"]) == 130
+        assert main([*command, "--json"]) == 130
     out, err = capsys.readouterr()
     stopped = json.loads(out)["interrupted"]
     assert (stopped["step"], stopped["steps"]) == (1, 2)
     assert "Ctrl-C again stops at once" in err and "the same command resumes" in err
     assert (Path(stopped["folder"]) / "checkpoints" / "00000001").is_dir()
-    assert main([*words, "--json"]) == 0
+    assert main([*command, "--json"]) == 0
     out, err = capsys.readouterr()
     report = json.loads(out)
     assert "it resumes from step 1" in err
@@ -104,16 +104,16 @@ def test_ctrl_c_ends_the_step_and_the_same_command_goes_on(
     assert signal.getsignal(signal.SIGINT) is handler
 
 
-def test_a_second_ctrl_c_stops_at_once(words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
+def test_a_second_ctrl_c_stops_at_once(command: list[str], monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
     monkeypatch.setattr(Trainer, "take_step", interrupting(2))
-    assert main([*words, "--json"]) == 130
+    assert main([*command, "--json"]) == 130
     out, err = capsys.readouterr()
     assert "interrupted: stopped at once" in err and "the same command resumes" in err
     assert not (Path(json.loads(out)["interrupted"]["folder"]) / "checkpoints").exists()
 
 
 def test_ctrl_c_while_pairs_are_encoded_stops_there_and_they_are_kept(
-    words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: Capture, tmp_path: Path
+    command: list[str], monkeypatch: pytest.MonkeyPatch, capsys: Capture, tmp_path: Path
 ) -> None:
     plain, pressed = Base.encode_images, list[Tensor]()
 
@@ -124,7 +124,7 @@ def test_ctrl_c_while_pairs_are_encoded_stops_there_and_they_are_kept(
         return plain(base, images)
 
     monkeypatch.setattr(Base, "encode_images", encode_images)
-    more = [*words, "--set", "data.count=40"]
+    more = [*command, "--set", "data.count=40"]
     assert main(more) == 130
     assert "interrupted: stopped at once; 16 of 40 pairs are encoded and kept" in capsys.readouterr().err
     assert main(more) == 0
@@ -146,9 +146,9 @@ def test_ctrl_c_while_pairs_are_encoded_stops_there_and_they_are_kept(
         (["data={kind='folder', path='nowhere'}"], 1, "nowhere"),
     ],
 )
-def test_what_is_wrong_is_said(words: list[str], changes: list[str], code: int, message: str, capsys: Capture) -> None:
-    given = [word for change in changes for word in ("--set", change)]
-    kept = words[:2] + words[4:] if changes[0].startswith("base") else words
+def test_a_fault_is_reported(command: list[str], changes: list[str], code: int, message: str, capsys: Capture) -> None:
+    given = [argument for change in changes for argument in ("--set", change)]
+    kept = command[:2] + command[4:] if changes[0].startswith("base") else command
     assert main([*kept, *given, "--json"]) == code
     out, err = capsys.readouterr()
     error = json.loads(out)["error"]
@@ -161,15 +161,14 @@ def test_a_missing_settings_file_is_named(capsys: Capture) -> None:
     assert "error: found no file nowhere.toml; expected a TOML file" in capsys.readouterr().err
 
 
-def test_a_folder_that_cannot_be_written_is_named(words: list[str], tmp_path: Path, capsys: Capture) -> None:
+def test_a_folder_that_cannot_be_written_is_named(command: list[str], tmp_path: Path, capsys: Capture) -> None:
     (tmp_path / "file").touch()
-    assert main([*words[:-1], str(tmp_path / "file" / "runs")]) == 1
+    assert main([*command[:-1], str(tmp_path / "file" / "runs")]) == 1
     err = capsys.readouterr().err
     assert "error: found" in err and str(tmp_path / "file" / "runs") in err and "Traceback" not in err
 
 
-def test_values_are_toml_or_text(words: list[str], capsys: Capture) -> None:
-    assert (
-        main([*words, "--set", "hint_encoder=paper", "--set", "evaluation={every=2, hints=1}", "--set", "steps=0"]) == 2
-    )
+def test_values_are_toml_or_text(command: list[str], capsys: Capture) -> None:
+    changes = ["--set", "hint_encoder=paper", "--set", "evaluation={every=2, hints=1}", "--set", "steps=0"]
+    assert main([*command, *changes]) == 2
     assert "steps = 0" in capsys.readouterr().err

@@ -44,7 +44,7 @@ def test_an_input_is_changed_by_id_or_title(address: str, text: str, expected: o
 
 
 @pytest.mark.parametrize(
-    ("address", "text", "words"),
+    ("address", "text", "parts"),
     [
         ("2.step", "30", ["2.step", "2.steps"]),
         ("Promt.text", "x", ["Promt.text", "Prompt.text"]),
@@ -55,32 +55,32 @@ def test_an_input_is_changed_by_id_or_title(address: str, text: str, expected: o
         ("2.steps", "true", ["2.steps=true", "20"]),
     ],
 )
-def test_what_cannot_be_changed_is_said(address: str, text: str, words: list[str]) -> None:
+def test_what_cannot_be_changed_is_said(address: str, text: str, parts: list[str]) -> None:
     with pytest.raises(WorkflowError) as error:
         Workflow(NODES).with_text(address, text)
-    assert all(word in str(error.value) for word in words), error.value
+    assert all(part in str(error.value) for part in parts), error.value
 
 
 @pytest.mark.parametrize(
-    ("content", "words"),
+    ("content", "parts"),
     [
         (None, ["cannot be read"]),
-        ("", ["no JSON"]),
-        ("{", ["no JSON"]),
-        ("[]", ["no workflow"]),
-        ("{}", ["no workflow"]),
-        ('{"1": {"inputs": {}}}', ["no workflow"]),
+        ("", ["not JSON"]),
+        ("{", ["not JSON"]),
+        ("[]", ["not a workflow"]),
+        ("{}", ["not a workflow"]),
+        ('{"1": {"inputs": {}}}', ["not a workflow"]),
         ('{"nodes": [], "links": [], "version": 0.4}', ["as the editor saves it", "Export (API)"]),
-        ("\xff", ["no JSON"]),
+        ("\xff", ["not JSON"]),
     ],
 )
-def test_other_files_are_refused(tmp_path: Path, content: str | None, words: list[str]) -> None:
+def test_other_files_are_refused(tmp_path: Path, content: str | None, parts: list[str]) -> None:
     path = tmp_path / "workflow.json"
     if content is not None:
         path.write_bytes(content.encode("latin-1"))
     with pytest.raises(WorkflowError) as error:
         read_workflow(path)
-    assert all(word in str(error.value) for word in ["workflow.json", *words]), error.value
+    assert all(part in str(error.value) for part in ["workflow.json", *parts]), error.value
 
 
 def test_a_submission_is_read_as_well(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ WORKFLOW = {
 
 
 class FakeServer:
-    """As much of ComfyUI's API as `queue` uses.
+    """The part of ComfyUI's API that `queue` uses.
 
     Attributes:
         url: Its address.
@@ -97,7 +97,7 @@ class FakeServer:
             messages = [["execution_interrupted", {"node_id": "1"}]]
         if self.script == "block":
             await send("execution_error", node_id="1", exception_message="Execution Blocked: connect negative")
-        outputs = {"1": {"images": [{"filename": "x.png", "subfolder": "s", "type": "output"}], "text": ["words"]}}
+        outputs = {"1": {"images": [{"filename": "x.png", "subfolder": "s", "type": "output"}], "text": ["a text"]}}
         self.history[prompt_id] = {"outputs": outputs, "status": {"messages": messages}}
         if self.script != "silent":
             await send("executing", node=None)
@@ -171,9 +171,9 @@ def workflow(tmp_path: Path) -> Path:
     return path
 
 
-def run(fake: FakeServer, workflow: Path, *words: str) -> int:
+def run(fake: FakeServer, workflow: Path, *options: str) -> int:
     """Run the command."""
-    return main(["queue", str(workflow), "--server", fake.url, "--out", str(workflow.parent / "out"), *words])
+    return main(["queue", str(workflow), "--server", fake.url, "--out", str(workflow.parent / "out"), *options])
 
 
 def test_a_workflow_is_run_and_its_outputs_fetched(
@@ -182,8 +182,8 @@ def test_a_workflow_is_run_and_its_outputs_fetched(
     image = workflow.parent / "my hint.png"
     image.write_bytes(b"pixels")
     for _ in range(2):
-        words = ["--set", "My drawing.steps=9", "--image", f"My drawing.image={image}", "--json"]
-        assert run(fake, workflow, *words) == 0
+        options = ["--set", "My drawing.steps=9", "--image", f"My drawing.image={image}", "--json"]
+        assert run(fake, workflow, *options) == 0
     captured = capsys.readouterr()
     assert fake.prompt["prompt"]["1"]["inputs"] == {"steps": 9, "image": "up/my hint.png"}
     assert fake.files == {"my hint.png": b"pixels"}
@@ -221,7 +221,7 @@ def test_missed_events_do_not_matter(
 
 
 @pytest.mark.parametrize(
-    ("fake", "words"),
+    ("fake", "message"),
     [
         ("forget", "no longer knows the job"),
         ("slow", "did not answer"),
@@ -234,15 +234,15 @@ def test_missed_events_do_not_matter(
 def test_each_failure_ends_with_a_message_and_code_1(
     fake: FakeServer,
     workflow: Path,
-    words: str,
+    message: str,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(server, "ANSWER_SECONDS", 0.5)
     assert run(fake, workflow, "--json") == 1
     captured = capsys.readouterr()
-    assert words in captured.err.splitlines()[-1]
-    assert words in json.loads(captured.out)["error"]["message"]
+    assert message in captured.err.splitlines()[-1]
+    assert message in json.loads(captured.out)["error"]["message"]
     assert not list((workflow.parent / "out").glob("*")) if (workflow.parent / "out").exists() else True
 
 
@@ -255,15 +255,15 @@ def test_an_address_without_server_is_said(
     assert address in message and "--server" in message
 
 
-@pytest.mark.parametrize("words", [["--set", "steps"], ["--set", "steps=3"], ["--image", "x"]])
-def test_wrong_usage_is_said(workflow: Path, words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["queue", str(workflow), *words]) == 2
+@pytest.mark.parametrize("options", [["--set", "steps"], ["--set", "steps=3"], ["--image", "x"]])
+def test_wrong_usage_is_said(workflow: Path, options: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["queue", str(workflow), *options]) == 2
     assert "NODE.INPUT=VALUE" in capsys.readouterr().err
 
 
 def test_a_missing_image_is_said_before_the_server_is_asked(
     workflow: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = ["--image", "1.image=nowhere.png", "--server", "http://127.0.0.1:9"]
-    assert main(["queue", str(workflow), *words]) == 1
+    options = ["--image", "1.image=nowhere.png", "--server", "http://127.0.0.1:9"]
+    assert main(["queue", str(workflow), *options]) == 1
     assert "nowhere.png" in capsys.readouterr().err

@@ -21,7 +21,7 @@ from controlnet_core.data.shuffled import ShuffledHints
 from controlnet_core.model.controlnet import ControlNet
 from controlnet_core.toy.shapes_dataset import ShapesDataset
 from controlnet_core.training import identity
-from controlnet_core.training.identity import BRANCH, NO_SAY, TRUNK, run_name, trunk_of
+from controlnet_core.training.identity import BRANCH, TRUNK, WITHOUT_EFFECT, run_name, trunk_of
 from controlnet_core.training.settings import EvaluationSettings, TrainSettings
 from controlnet_core.weights.load_base import load_base
 from controlnet_core.weights.save import save_controlnet
@@ -45,7 +45,7 @@ def name_of(settings: TrainSettings, dataset: PairDataset = PAIRS) -> str:
 
 
 def test_every_setting_has_one_part() -> None:
-    parts = [*TRUNK, *BRANCH, *NO_SAY]
+    parts = [*TRUNK, *BRANCH, *WITHOUT_EFFECT]
     assert sorted(parts) == sorted(TrainSettings.model_fields), "a new setting needs its place in identity.py"
 
 

@@ -1,4 +1,4 @@
-"""SIGKILL at any moment, a half-written checkpoint included: the run goes on and ends as if nothing had happened."""
+"""SIGKILL at any moment, even while a checkpoint is written: the run resumes and ends as if nothing had happened."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ ROOT = Path(__file__).parents[2]
 PATIENCE = 300.0
 """Seconds after which a process is given up."""
 WRITING = 0
-"""Kill while a checkpoint is written; any other number is that of the steps to wait for."""
+"""Kill while a checkpoint is written; any other number is how many steps to wait for."""
 MOMENTS = (3, WRITING, 4, WRITING, 1)
 MOST_KILLS = 7
-"""The run is long enough for so many; those beyond five are tries to hit a write."""
+"""The run is long enough for this many; those beyond five are attempts to hit a write."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def start(out: Path) -> subprocess.Popen[str]:
 
 
 def killed(out: Path, moment: int, chance: random.Random) -> Session:
-    """Let a process train, kill it, and tell what it did."""
+    """Let a process train, kill it, and return what it did."""
     checkpoints = train_small.run_folder(out) / "checkpoints"
     before, old = newest(checkpoints), partials(checkpoints)
     with start(out) as process:
@@ -107,7 +107,7 @@ def test_a_run_killed_five_times_ends_as_one_that_was_not(tmp_path: Path) -> Non
     assert last.returncode == 0
     sessions.append(Session(before, train_small.STEPS, int(reported.split()[0]), False))
     for session in sessions:
-        assert session.first_step in (None, session.before + 1), "it did not go on behind its checkpoint"
+        assert session.first_step in (None, session.before + 1), "it did not resume after its checkpoint"
 
     lines = RunFolder(train_small.run_folder(out)).metrics.read()
     assert [line.step for line in lines] == list(range(1, train_small.STEPS + 1))

@@ -200,14 +200,14 @@ def test_losses_that_are_no_numbers_are_left_out_and_said_so(monkeypatch: pytest
     written: list[str] = []
     text = Canvas.text
 
-    def heard(self: Canvas, place: tuple[float, float], words: str, *rest: object) -> None:
-        written.append(words)
-        text(self, place, words, *rest)  # type: ignore[arg-type]
+    def recorded(self: Canvas, place: tuple[float, float], label: str, *rest: object) -> None:
+        written.append(label)
+        text(self, place, label, *rest)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(Canvas, "text", heard)
+    monkeypatch.setattr(Canvas, "text", recorded)
     good = run_data()
     draw_report(good)
-    assert not any("left out" in words for words in written)
+    assert not any("left out" in label for label in written)
     draw_report(replace(good, losses=[*good.losses, (101, NAN), (102, math.inf)]))
     assert "2 of 102 losses are not finite numbers and are left out" in written
     draw_report(replace(good, losses=[(1, NAN)]))

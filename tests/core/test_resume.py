@@ -1,4 +1,4 @@
-"""Stopping and going on: the same net to the last bit, each step once in the metrics, a moving average that is lent."""
+"""Stopping and resuming: the same net to the last bit, each step once in the metrics, a moving average that is lent."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Training = Generator[StepReport, None, ControlNet]
 
 
 class Disturbance:
-    """A validation that draws from torch's own random state, and sees that no gradient is kept."""
+    """A validation that draws from torch's own random state, and checks that no gradient is kept."""
 
     ceiling = without_control = 0.5
 
@@ -51,7 +51,7 @@ def settings(out: Path) -> TrainSettings:
 
 
 def finished(training: Training) -> tuple[list[StepReport], ControlNet]:
-    """All reports that are left, and the net."""
+    """The remaining reports, and the net."""
     reports = []
     while True:
         try:
@@ -64,7 +64,7 @@ def metrics(out: Path) -> list[MetricsLine]:
     return RunFolder(run_path(settings(out), small_base(), PAIRS)).metrics.read()
 
 
-def test_a_run_that_is_stopped_goes_on_bit_for_bit(tmp_path: Path) -> None:
+def test_a_run_that_is_stopped_resumes_bit_for_bit(tmp_path: Path) -> None:
     base = small_base()
     before = {name: weight.clone() for name, weight in base.unet.state_dict().items()}
     whole, net = finished(train(settings(tmp_path / "whole"), base, PAIRS))
@@ -91,7 +91,7 @@ def test_a_run_that_is_stopped_goes_on_bit_for_bit(tmp_path: Path) -> None:
 
 
 class Stopping(Disturbance):
-    """A validation that is stopped while it draws, as often as it is told to."""
+    """A validation that is stopped a number of times while it draws."""
 
     def __init__(self, times: int) -> None:
         self.times = times
@@ -105,10 +105,10 @@ class Stopping(Disturbance):
         return super().evaluate(net, progress)
 
 
-def test_an_evaluation_that_is_stopped_costs_no_step_and_is_made_up_for(tmp_path: Path) -> None:
+def test_an_evaluation_that_is_stopped_costs_no_step_and_is_made_later(tmp_path: Path) -> None:
     whole, net = finished(train(settings(tmp_path / "whole"), small_base(), PAIRS))
     out, validation = tmp_path / "stopped", Stopping(times=2)
-    for _ in range(2):  # at step 4, and again when it is made up for
+    for _ in range(2):  # at step 4, and again when it is made later
         with pytest.raises(InterruptedError):
             finished(train(settings(out), small_base(), PAIRS, validation))
     _, resumed = finished(train(settings(out), small_base(), PAIRS, validation))
@@ -133,7 +133,7 @@ def weights(module: nn.Module) -> dict[str, Tensor]:
     return {name: parameter.detach().clone() for name, parameter in module.named_parameters()}
 
 
-def test_the_moving_average_restored_goes_on_bit_for_bit() -> None:
+def test_the_moving_average_resumes_bit_for_bit() -> None:
     module, saved = nn.Linear(5, 7), {}
     average = MovingAverage(module, decay=0.9)
     for seed in range(6):

@@ -81,12 +81,12 @@ def assert_same_run(one: Path, other: Path, step: int) -> None:
 
 @pytest.fixture(scope="module")
 def at_once(tmp_path_factory: pytest.TempPathFactory) -> Mapping[int, Path]:
-    """Runs of 4 and of 8 steps that had nothing to go on from."""
+    """Runs of 4 and of 8 steps that had no checkpoint to start from."""
     folders = {steps: tmp_path_factory.mktemp(f"{steps} steps") for steps in (4, 8)}
     return {steps: trained(settings(out, steps))[1] for steps, out in folders.items()}
 
 
-def test_more_steps_go_on_from_the_end_and_the_shorter_run_is_read_back(
+def test_more_steps_continue_from_the_end_and_the_shorter_run_is_read_back(
     tmp_path: Path, at_once: Mapping[int, Path]
 ) -> None:
     _, short = trained(settings(tmp_path, 4))
@@ -101,7 +101,7 @@ def test_more_steps_go_on_from_the_end_and_the_shorter_run_is_read_back(
     assert_same_run(short, at_once[4], 4)
 
 
-def test_fewer_steps_start_from_what_there_is(tmp_path: Path, at_once: Mapping[int, Path]) -> None:
+def test_fewer_steps_start_from_a_checkpoint_on_their_path(tmp_path: Path, at_once: Mapping[int, Path]) -> None:
     _, long = trained(settings(tmp_path, 8, checkpoint_every=5))
     steps, short = trained(settings(tmp_path, 6))
     assert steps == 1, "the checkpoint of step 5 lies on the path of both"
@@ -159,7 +159,7 @@ def test_another_learning_rate_is_a_new_run_and_that_is_said(tmp_path: Path) -> 
     assert run.starts == () and run.nearest is not None and run.nearest.path == path
     assert run.nearest.differences == ("learning_rate 0.001 instead of 0.0003", "prompt_drop 0.25 instead of 0.5")
     (_, line) = event_lines(opened(run))
-    assert line.startswith(f"a new run; the nearest is {path}") and "learning_rate 0.001 instead of 0.0003" in line
+    assert line.startswith(f"a new run; the nearest is {path.name}") and "learning_rate 0.001 instead of 0.0003" in line
     other = find_run(settings(tmp_path, 4), small_base(), ShapesDataset(11, 32, seed=0))
     assert other.nearest is not None and other.nearest.differences == ("other data",)
 
@@ -170,7 +170,7 @@ def test_a_run_of_another_format_is_named_and_left_alone(tmp_path: Path) -> None
     (old / "settings.json").write_text("{}")
     run = run_of(settings(tmp_path, 4))
     assert run.misread == (old,) and run.nearest is None
-    assert any(str(old) in line and "another version" in line for line in event_lines(opened(run)))
+    assert any(old.name in line and "another version" in line for line in event_lines(opened(run)))
     trained(settings(tmp_path, 1))
     assert [entry.name for entry in old.iterdir()] == ["settings.json"]
 
@@ -184,7 +184,7 @@ def test_a_net_to_start_from(tmp_path: Path, kind: str) -> None:
     training.close()
     assert run_of(settings(tmp_path, 2, start_from=start)).starts[0].step == 1, "it is a run of its own"
     fresh = next(train(settings(tmp_path / "fresh", 2), small_base(), PAIRS))
-    assert first.loss != fresh.loss, "the net to start from has no say"
+    assert first.loss != fresh.loss, "the net to start from changes nothing"
 
 
 def test_a_net_that_does_not_fit_is_no_start(tmp_path: Path) -> None:
@@ -258,7 +258,7 @@ def test_a_finished_run_has_a_model_card(tmp_path: Path) -> None:
     session.go(lambda event: None)
     card = (session.run.path / "model_card.md").read_text()
     assert card.startswith("---\nlibrary_name: controlnet-core\n") and "# A net for shapes" in card
-    assert "trained for 2 steps" in card and "It follows held-out hints at 0.50" in card
+    assert "trained for 2 steps" in card and "Its following score on held-out hints is 0.50" in card
     assert tomllib.loads(card.split("```toml\n")[1].split("```")[0])["learning_rate"] == 3e-4
 
 

@@ -79,7 +79,7 @@ def test_a_base_of_the_graph_is_that_of_its_file(
     monkeypatch.setattr(comfy.utils, "load_safetensors", lambda path: (load_file(path), {}))
     host.executor.reset()
     write_checkpoint(checkpoints[family], family)
-    ours = host.bridge("weights_out").base_of(*Bases(checkpoints[family]).loaded(host))
+    ours = host.bridge("training.base_from_graph").base_of(*Bases(checkpoints[family]).loaded(host))
     theirs = load_base(checkpoints[family], dtype=torch.float32, tokenizer=TOKENIZER)
     for one, other in zip(
         (ours.unet, ours.autoencoder, *ours.text_encoders),
@@ -122,7 +122,7 @@ def test_every_family_is_trained_in_the_graph(
     given = host.run(graph.graph)
     assert len(given["loss_map"]["loss"]) == 2 and all(0 < loss < 100 for loss in given["loss_map"]["loss"])
     assert any(parameter.any() for parameter in given["control_net"].net.middle_zero_convolution.parameters())
-    base = host.bridge("weights_out").base_of(given["model"], given["clip"], given["vae"])
+    base = host.bridge("training.base_from_graph").base_of(given["model"], given["clip"], given["vae"])
     assert base.prediction == ("eps" if sampling is None else "v")
     sigmas = given["model"].get_model_object("model_sampling").sigmas
     found = largest_difference(base.schedule.sigmas.float(), sigmas)
@@ -161,7 +161,7 @@ def test_quantised_weights_are_dequantised(
     model, clip, vae = graph.loaded(host)
     kinds = {type(model.model.get_submodule(f"diffusion_model.{layer}").weight.data).__name__ for layer in LAYERS}
     assert kinds == {"QuantizedTensor"}, "ComfyUI holds them quantised"
-    base = host.bridge("weights_out").base_of(model, clip, vae)
+    base = host.bridge("training.base_from_graph").base_of(model, clip, vae)
     found = base.unet.encoder.stages[0].blocks[0].attention.blocks[0].self_attention.query.weight
     difference = largest_difference(found, expected[LAYERS[0]])
     print(f"\n{kind}: {difference:.1e} of the largest weight, from a dequantisation in half precision")
@@ -176,7 +176,7 @@ def test_weights_in_eight_bits_are_read(host: Host, checkpoints: dict[str, Path]
     model, clip, vae = graph.loaded(host)
     held = model.model.get_submodule(f"diffusion_model.{LAYERS[0]}").weight
     assert held.dtype == torch.float8_e4m3fn
-    base = host.bridge("weights_out").base_of(model, clip, vae)
+    base = host.bridge("training.base_from_graph").base_of(model, clip, vae)
     found = base.unet.encoder.stages[0].blocks[0].attention.blocks[0].self_attention.query.weight
     assert torch.equal(found, unet[f"{LAYERS[0]}.weight"].to(torch.float8_e4m3fn).float())
 
@@ -202,7 +202,7 @@ def test_models_of_other_kinds_are_refused(
     own = {} if "image_model" in sizes else model.model.model_config.unet_config
     monkeypatch.setattr(model.model.model_config, "unet_config", {**own, **sizes})
     with pytest.raises(Exception, match=message) as raised:
-        host.bridge("weights_out").base_of(model, clip, vae)
+        host.bridge("training.base_from_graph").base_of(model, clip, vae)
     print(f"\n{raised.value}")
     assert "SD1.5, SD2.1, SDXL or the small base" in str(raised.value)
 
@@ -220,7 +220,7 @@ def test_loras_that_are_not_in_the_weights_are_refused(host: Host, checkpoints: 
     graph.sockets |= {"model": [node, 0], "clip": [node, 1]}
     loaded = graph.loaded(host)
     with pytest.raises(Exception, match="bypass_lora") as raised:
-        host.bridge("weights_out").base_of(*loaded)
+        host.bridge("training.base_from_graph").base_of(*loaded)
     print(f"\n{raised.value}")
 
 
@@ -232,7 +232,7 @@ def test_other_samplings_are_refused(host: Host, checkpoints: dict[str, Path], s
     graph.sockets["model"] = [node, 0]
     loaded = graph.loaded(host)
     with pytest.raises(Exception, match="without a ModelSampling node") as raised:
-        host.bridge("weights_out").base_of(*loaded)
+        host.bridge("training.base_from_graph").base_of(*loaded)
     print(f"\n{raised.value}")
 
 
@@ -242,4 +242,4 @@ def test_what_acts_while_sampling_is_told(host: Host, checkpoints: dict[str, Pat
     graph.sockets["model"] = [graph.add("FreeU", model=graph.sockets["model"], b1=1.1, b2=1.2, s1=0.9, s2=0.2), 0]
     loaded = graph.loaded(host)
     with pytest.warns(UserWarning, match="FreeU"):
-        host.bridge("weights_out").base_of(*loaded)
+        host.bridge("training.base_from_graph").base_of(*loaded)

@@ -23,7 +23,7 @@ def dynamic_memory() -> Iterator[None]:
 
 def load(host: Host, name: str) -> torch.nn.Module:
     """A net as our loader gives it, read anew."""
-    net = host.bridge("loading").load_control_net(name).control_net.control_model
+    net = host.bridge("loading.net_file").load_control_net(name).control_net.control_model
     assert isinstance(net, torch.nn.Module)
     return net
 
@@ -54,7 +54,7 @@ def test_an_incomplete_file_is_refused_where_layers_have_no_weights_yet(host: Ho
 
 
 def test_a_copy_for_another_device_gives_the_same(host: Host) -> None:
-    loading = host.bridge("loading")
+    loading = host.bridge("loading.net_file")
     net = loading.load_control_net("sd15_a.safetensors").control_net
     cloned = net.deepclone_multigpu(torch.device("cpu"), autoregister=True)
     assert net.get_instance_for_device(torch.device("cpu")) is cloned
@@ -77,7 +77,7 @@ def test_a_run_leaves_nothing_behind(host: Host) -> None:
 
 
 def test_weights_are_as_large_as_the_file_says(host: Host) -> None:
-    net = host.bridge("loading").load_control_net("sd15_a.safetensors").control_net
+    net = host.bridge("loading.net_file").load_control_net("sd15_a.safetensors").control_net
     expected = sum(parameter.numel() * parameter.element_size() for parameter in net.control_model.parameters())
     assert net.get_models()[0].model_size() == expected
 

@@ -12,7 +12,7 @@ from tests.host.host import Host, largest_difference, recorded_forwards
 
 RESIDUALS, LATENTS = 1e-4, 3e-5
 ONE_ROUNDING = 1 + 2**-23
-"""The next float32 behind 1: a strength that changes each residual by one rounding."""
+"""The next float32 after 1: a strength that changes each residual by one rounding."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What people do wrong: one readable message, at once, and nothing drawn uncontrolled without a word."""
+"""What people do wrong: one readable message, at once, and nothing drawn without control and without a warning."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def odd_files(models: Models) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("name", "words"),
+    ("name", "parts"),
     [
         ("cut.safetensors", ["cut.safetensors"]),
         ("empty.safetensors", ["empty.safetensors"]),
@@ -104,14 +104,14 @@ def odd_files(models: Models) -> Path:
     ],
 )
 @pytest.mark.usefixtures("odd_files")
-def test_a_file_that_is_no_net_is_refused(host: Host, name: str, words: list[str]) -> None:
+def test_a_file_that_is_no_net_is_refused(host: Host, name: str, parts: list[str]) -> None:
     drawing = Drawing("sd15", ours=True)
     drawing.capture("net", [drawing.add("LoadControlNet", control_net_name=name), 0])
     with pytest.raises(GraphError) as error:
         host.run(drawing.graph)
     message = str(error.value)
     print(f"\n{message}")
-    assert all(word in message for word in words), message
+    assert all(part in message for part in parts), message
     assert message.count("\n") == 0
 
 
@@ -124,7 +124,7 @@ def test_names_stay_inside_the_folders(host: Host, name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "words"),
+    ("settings", "part"),
     [
         ({"strength": 11.0}, "strength"),
         ({"strength": -1.0}, "strength"),
@@ -136,18 +136,18 @@ def test_names_stay_inside_the_folders(host: Host, name: str) -> None:
         ({"curve": "steep"}, "curve"),
     ],
 )
-def test_impossible_settings_are_refused(host: Host, settings: dict[str, object], words: str) -> None:
+def test_impossible_settings_are_refused(host: Host, settings: dict[str, object], part: str) -> None:
     drawing = Drawing("sd15", ours=True)
     drawing.apply(drawing.net("a"), drawing.images(), **settings)  # type: ignore[arg-type]
     drawing.capture("positive", drawing.positive)
     with pytest.raises(GraphError) as error:
         host.run(drawing.graph)
     print(f"\n{error.value}")
-    assert words in str(error.value)
+    assert part in str(error.value)
 
 
 @pytest.mark.parametrize(
-    ("options", "settings", "hints", "words"),
+    ("options", "settings", "hints", "warning"),
     [
         ({}, {"start": 0.4, "end": 0.45}, {}, "no step falls between start 0.4 and end 0.45"),
         ({}, {}, {"size": (128, 64)}, "another aspect"),
@@ -165,7 +165,7 @@ def test_what_acts_otherwise_than_expected_is_said_on_the_node(
     options: dict[str, int],
     settings: dict[str, float],
     hints: dict[str, object],
-    words: str,
+    warning: str,
     native: bool,
     our_net: bool,
 ) -> None:
@@ -174,7 +174,7 @@ def test_what_acts_otherwise_than_expected_is_said_on_the_node(
     apply = drawing.apply(net, drawing.images(3, **hints), ours=not native, **settings)  # type: ignore[arg-type]
     sampler = drawing.sample()
     latents = host.run(drawing.graph)["latent"]["samples"]
-    said = [(node, text) for node, text in host.server.texts if words in text]
+    said = [(node, text) for node, text in host.server.texts if warning in text]
     print(f"\n{said}")
     assert [node for node, _ in said] == [sampler if native else apply]
     assert torch.isfinite(latents).all()
@@ -182,7 +182,7 @@ def test_what_acts_otherwise_than_expected_is_said_on_the_node(
 
 def test_a_curve_without_meaning_is_said_on_the_node(host: Host) -> None:
     """A net of a diffusion transformer has no blocks of different resolution."""
-    foreign = host.bridge("foreign")
+    foreign = host.bridge("control.foreign_net")
     host.server.texts.clear()
     net = foreign.WeightedControl(TransformerNet(), "cfg_resolution", "conditional", "7")
     net.pre_run(None, lambda percent: 1 - percent)

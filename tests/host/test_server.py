@@ -80,9 +80,9 @@ class RunningServer:
 
     def queue(self, *arguments: str | Path, server: str | None = None) -> subprocess.Popen[str]:
         """Start the command `queue`."""
-        words = [sys.executable, "-m", "controlnet_core", "queue", *map(str, arguments)]
+        command = [sys.executable, "-m", "controlnet_core", "queue", *map(str, arguments)]
         return subprocess.Popen(
-            [*words, "--server", server or self.url, "--out", str(self.folder / "fetched")],
+            [*command, "--server", server or self.url, "--out", str(self.folder / "fetched")],
             cwd=ROOT,
             env={**os.environ, "PYTHONPATH": ""},
             stdout=subprocess.PIPE,
@@ -102,10 +102,10 @@ def start_server(folder: Path) -> RunningServer:
     if not extension.exists():
         extension.symlink_to(ROOT, target_is_directory=True)
     shutil.copy(COMFYUI / "input" / "example.png", folder / "input")
-    words = [sys.executable, "main.py", "--cpu", "--port", str(port), "--base-directory", str(folder)]
+    command = [sys.executable, "main.py", "--cpu", "--port", str(port), "--base-directory", str(folder)]
     with (folder / "log.txt").open("wb") as log:
         process = subprocess.Popen(
-            [*words, "--database-url", f"sqlite:///{folder}/user/comfyui.db"],
+            [*command, "--database-url", f"sqlite:///{folder}/user/comfyui.db"],
             cwd=COMFYUI,
             env={**os.environ, "PYTHONPATH": ""},
             stdout=log,
@@ -194,7 +194,7 @@ def test_each_node_has_a_page_of_help(server: RunningServer, name: str) -> None:
 
 @pytest.mark.parametrize("path", API, ids=lambda path: path.stem)
 def test_every_saved_workflow_runs_to_its_end(server: RunningServer, path: Path) -> None:
-    changes = [word for change in SMALLER.get(path.stem, ()) for word in ("--set", change)]
+    changes = [option for change in SMALLER.get(path.stem, ()) for option in ("--set", change)]
     command = server.queue(path, *changes, "--json")
     output, errors = command.communicate()
     assert command.returncode == 0, errors
@@ -233,7 +233,7 @@ def test_the_editor_queues_what_the_api_workflows_say(server: RunningServer) -> 
 
 def test_an_image_and_other_values_are_sent(server: RunningServer, tmp_path: Path) -> None:
     Image.new("RGB", (96, 64), "white").save(tmp_path / "my hint.png")
-    smaller = [word for change in SMALLER["sd15_stack"] for word in ("--set", change)]
+    smaller = [option for change in SMALLER["sd15_stack"] for option in ("--set", change)]
     image = ("--image", f"Pose.image={tmp_path / 'my hint.png'}", "--set", "No prompt.text=a cat, sitting")
     command = server.queue(ROOT / "workflows/api/sd15_stack.json", *smaller, *image, "--json")
     output, errors = command.communicate()
@@ -256,7 +256,7 @@ def changed(tmp_path: Path, change: Callable[[dict[str, Any]], object]) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("change", "words"),
+    ("change", "parts"),
     [
         (lambda nodes: nodes["2"].update(class_type="NoSuchNode"), ["NoSuchNode", "Outline net"]),
         (lambda nodes: nodes["6"]["inputs"].update(strength=99), ["Apply", "strength", "10"]),
@@ -267,14 +267,14 @@ def changed(tmp_path: Path, change: Callable[[dict[str, Any]], object]) -> Path:
     ids=["unknown node", "out of range", "no such file", "input missing", "fails while it runs"],
 )
 def test_what_the_server_refuses_is_said_with_the_nodes_title(
-    server: RunningServer, tmp_path: Path, change: Callable[[dict[str, Any]], object], words: list[str]
+    server: RunningServer, tmp_path: Path, change: Callable[[dict[str, Any]], object], parts: list[str]
 ) -> None:
     command = server.queue(changed(tmp_path, change))
     output, errors = command.communicate()
     print(f"\n{errors.strip()}")
     assert command.returncode == 1
     message = errors.strip().splitlines()[-1]
-    assert message.startswith("error: ") and all(word in message for word in words)
+    assert message.startswith("error: ") and all(part in message for part in parts)
     assert not output
 
 
@@ -283,13 +283,13 @@ def long_workflow(tmp_path: Path) -> Path:
     return changed(tmp_path, lambda nodes: nodes["8"]["inputs"].update(steps=5000))
 
 
-def wait_for(command: subprocess.Popen[str], words: str) -> None:
-    """Read what a command says until it says certain words."""
+def wait_for(command: subprocess.Popen[str], text: str) -> None:
+    """Read what a command prints until it prints a text."""
     assert command.stderr is not None
     for line in command.stderr:
-        if words in line:
+        if text in line:
             return
-    raise AssertionError(f"it never said {words!r}")
+    raise AssertionError(f"it never printed {text!r}")
 
 
 def test_ctrl_c_interrupts_the_job_on_the_server(server: RunningServer, tmp_path: Path) -> None:
@@ -346,8 +346,8 @@ def test_a_server_that_was_started_again_no_longer_knows_the_job(mortal: Running
 
 def restarted(server: RunningServer) -> subprocess.Popen[bytes]:
     """Start a server at the same address."""
-    words = [sys.executable, "main.py", "--cpu", "--port", str(server.port), "--base-directory", str(server.folder)]
+    command = [sys.executable, "main.py", "--cpu", "--port", str(server.port), "--base-directory", str(server.folder)]
     with (server.folder / "log.txt").open("ab") as log:
         return subprocess.Popen(
-            words, cwd=COMFYUI, env={**os.environ, "PYTHONPATH": ""}, stdout=log, stderr=subprocess.STDOUT
+            command, cwd=COMFYUI, env={**os.environ, "PYTHONPATH": ""}, stdout=log, stderr=subprocess.STDOUT
         )

@@ -38,9 +38,9 @@ class SmallDrawing(Builder):
         node = self.add("ControlNetCoreTinyBase")
         self.model, self.clip, self.vae = ([node, output] for output in range(3))
 
-    def text(self, words: str) -> Link:
+    def text(self, prompt: str) -> Link:
         """Encode a prompt."""
-        return [self.add("CLIPTextEncode", text=words, clip=self.clip), 0]
+        return [self.add("CLIPTextEncode", text=prompt, clip=self.clip), 0]
 
     def draw(self, positive: Link, negative: Link, count: int, name: str = "pictures") -> None:
         """Draw and decode."""
@@ -160,11 +160,11 @@ def test_the_node_draws_what_the_core_draws(host: Host, base: Base, curve: str) 
 def test_prompt_weights_act(host: Host) -> None:
     """`(red:1.3)` moves the embedding of that word alone, away from that of the empty prompt."""
     drawing = SmallDrawing()
-    for name, words in {"plain": "a red circle", "weighted": "a (red:1.3) circle", "empty": ""}.items():
-        drawing.capture(name, drawing.text(words))
+    for name, prompt in {"plain": "a red circle", "weighted": "a (red:1.3) circle", "empty": ""}.items():
+        drawing.capture(name, drawing.text(prompt))
     captured = host.run(drawing.graph)
     plain, weighted, empty = (captured[name][0][0][0] for name in ("plain", "weighted", "empty"))
-    red = 2  # behind the start token and "a"
+    red = 2  # after the start token and "a"
     moved = (weighted - plain).abs().amax(dim=-1) > 0
     assert moved.nonzero().flatten().tolist() == [red]
     assert largest_difference(weighted[red], empty[red] + 1.3 * (plain[red] - empty[red])) <= ENCODINGS

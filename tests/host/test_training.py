@@ -1,4 +1,4 @@
-"""Training in a graph on the small base: the command's net, stopped and gone on with, and nothing else touched."""
+"""Training in a graph on the small base: it gives the command's net, resumes, and changes nothing else."""
 
 from __future__ import annotations
 
@@ -93,12 +93,12 @@ def test_the_graph_trains_the_commands_net(host: Host, tmp_path: Path) -> None:
     assert same(given["path"], path / "controlnet.safetensors")
     assert len(given["loss_map"]["loss"]) == SETTINGS["steps"]
     assert given["report"].ndim == 4 and given["report"].shape[-1] == 3
-    words = metadata(given["path"])
-    assert words["training.steps"] == "6" and words["training.base"] == base.fingerprint
-    assert 0 <= float(words["training.following"]) <= 1
+    stored = metadata(given["path"])
+    assert stored["training.steps"] == "6" and stored["training.base"] == base.fingerprint
+    assert 0 <= float(stored["training.following"]) <= 1
 
 
-def test_a_terminal_goes_on_where_the_graph_stopped(
+def test_a_terminal_resumes_where_the_graph_stopped(
     host: Host, fresh: Callable[[], None], interrupted: Callable[[Callable[[], bool]], None]
 ) -> None:
     whole = weights(host.run(Training().graph)["path"])
@@ -116,14 +116,14 @@ def test_a_terminal_goes_on_where_the_graph_stopped(
 
 
 @pytest.mark.parametrize("moment", ["encoding", 1, "drawing", 5])
-def test_an_interrupted_training_goes_on(
+def test_an_interrupted_training_resumes(
     host: Host, fresh: Callable[[], None], interrupted: Callable[[Callable[[], bool]], None], moment: str | int
 ) -> None:
     whole = weights(host.run(Training().graph)["path"])
     fresh()
     if moment == "encoding":
         interrupted(lambda: any(text.startswith("encoding") for _, text in host.server.texts))
-    elif moment == "drawing":  # it asks behind step 2, and with step 3 not yet logged at each sampling step
+    elif moment == "drawing":  # it asks after step 2, and, before step 3 is logged, at each sampling step
         asked = count()
         interrupted(lambda: [line["step"] for line in steps_done()][-1:] == [2] and next(asked) == 2)
     else:
@@ -153,10 +153,11 @@ def test_own_pairs_have_a_score_and_samples(host: Host, source: str) -> None:
         training.graph[dataset]["inputs"]["source.size"] = 0
     given = host.run(training.graph)
     shutil.rmtree(folder)
-    lines = [line["evaluation"] for line in steps_done() if "evaluation" in line]
-    assert [line["step"] for line in lines] == [0, 3, 6]
-    assert lines[0]["following"] == 0.5 and lines[0]["measures"]["loss_saved"] == 0, "an untrained net has no say"
-    assert metadata(given["path"])["training.following"] == f"{lines[-1]['following']:.4f}"
+    evaluations = {line["step"]: line["evaluation"] for line in steps_done() if "evaluation" in line}
+    assert list(evaluations) == [0, 3, 6]
+    untrained, trained = evaluations[0], evaluations[6]
+    assert untrained["following"] == 0.5 and untrained["measures"]["loss_saved"] == 0, "it changes nothing yet"
+    assert metadata(given["path"])["training.following"] == f"{trained['following']:.4f}"
     assert any("following" in text and "loss" in text for _, text in host.server.texts)
     settings = json.loads(metadata(given["path"])["training.settings"])
     assert len(given["loss_map"]["loss"]) == settings["steps"]
@@ -232,5 +233,5 @@ def test_five_runs_leave_the_memory_as_the_first_did(host: Host) -> None:
         return int(Path("/proc/self/statm").read_text().split()[1]) * mmap.PAGESIZE
 
     held = [after_a_run(seed) for seed in range(5)]
-    print("\nMiB behind each run: " + ", ".join(f"{one / 2**20:.0f}" for one in held))
+    print("\nMiB after each run: " + ", ".join(f"{one / 2**20:.0f}" for one in held))
     assert held[-1] <= 1.05 * held[0]

@@ -1,4 +1,4 @@
-"""Training on a real server: to its score, in the command's time, killed and gone on, and with answers meanwhile."""
+"""Training on a real server: reaches its score in the command's time, resumes after a kill, answers meanwhile."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SMALL = (
     "Train.checkpoint_every=5",
     "Pairs to learn from.source.count=48",
 )
-CHANGES = [word for change in SMALL for word in ("--set", change)]
+CHANGES = [option for change in SMALL for option in ("--set", change)]
 
 
 def net(server: RunningServer) -> Path:
@@ -44,7 +44,7 @@ def steps(server: RunningServer) -> int:
 def queued(server: RunningServer, *changes: str) -> float:
     """Run the workflow to its end; the seconds it took."""
     started = time.perf_counter()
-    command = server.queue(WORKFLOW, *(word for change in changes for word in ("--set", change)))
+    command = server.queue(WORKFLOW, *(option for change in changes for option in ("--set", change)))
     _, errors = command.communicate()
     assert command.returncode == 0, errors
     return time.perf_counter() - started
@@ -60,10 +60,10 @@ def test_the_saved_workflow_reaches_its_score_in_the_commands_time(mortal: Runni
     in_graph = queued(mortal)
     stop(mortal)  # so that the command has the machine to itself
     (settings,) = (mortal.folder / "output" / "controlnet_runs").glob("*/settings.toml")
-    words = [sys.executable, "-m", "controlnet_core", "train", str(settings), "--json"]
-    words += ["--out", str(tmp_path / "terminal")]
+    command = [sys.executable, "-m", "controlnet_core", "train", str(settings), "--json"]
+    command += ["--out", str(tmp_path / "terminal")]
     started = time.perf_counter()
-    done = subprocess.run(words, cwd=ROOT, env={**os.environ, "PYTHONPATH": ""}, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": ""}, capture_output=True, text=True)
     in_terminal = time.perf_counter() - started
     assert done.returncode == 0, done.stderr
     following = float(metadata(net(mortal))["training.following"])
@@ -95,9 +95,9 @@ def test_the_server_answers_while_it_trains_as_while_it_samples(mortal: RunningS
         asked = iter(range(20))
         idle = answers(mortal, path, lambda asked=asked: next(asked, None) is not None)  # type: ignore[misc]
         seconds = {"idle": idle}
-        for name, words in (("sampling", [tmp_path / "drawing.json"]), ("training", [WORKFLOW, *CHANGES])):
+        for name, arguments in (("sampling", [tmp_path / "drawing.json"]), ("training", [WORKFLOW, *CHANGES])):
             seed = f"{'Draw' if name == 'sampling' else 'Train'}.seed={len(medians)}"
-            command = mortal.queue(*words, "--set", seed)
+            command = mortal.queue(*arguments, "--set", seed)
             seconds[name] = answers(mortal, path, lambda command=command: command.poll() is None)  # type: ignore[misc]
             _, errors = command.communicate()
             assert command.returncode == 0, errors
@@ -108,7 +108,7 @@ def test_the_server_answers_while_it_trains_as_while_it_samples(mortal: RunningS
     assert medians["/object_info", "training"] <= 2 * medians["/object_info", "sampling"]
 
 
-def test_a_killed_server_goes_on(mortal: RunningServer, tmp_path: Path) -> None:
+def test_a_killed_server_resumes(mortal: RunningServer, tmp_path: Path) -> None:
     command = mortal.queue(WORKFLOW, *CHANGES)
     while steps(mortal) < 8:
         assert command.poll() is None, command.communicate()
@@ -128,6 +128,6 @@ def test_a_killed_server_goes_on(mortal: RunningServer, tmp_path: Path) -> None:
         uninterrupted = weights(net(whole))
     finally:
         stop(whole)
-    print(f"\nkilled behind step {done}")
+    print(f"\nkilled after step {done}")
     assert 8 <= done < 24
     assert all(torch.equal(killed[key], uninterrupted[key]) for key in uninterrupted)

@@ -1,4 +1,4 @@
-"""What is trained on: models of every kind that ComfyUI holds, and folders in every kind of disorder."""
+"""What a net is trained on: models of every kind that ComfyUI holds, and datasets with every kind of fault."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_a_net_is_trained_on_the_base_with_its_lora(
     training.capture("clip", ["91", 1])
     training.capture("vae", ["90", 2])
     given = host.run(training.graph)
-    base = host.bridge("weights_out").base_of(given["model"], given["clip"], given["vae"])
+    base = host.bridge("training.base_from_graph").base_of(given["model"], given["clip"], given["vae"])
     key = "model.diffusion_model.input_blocks.1.1.transformer_blocks.0.attn1.to_q.weight"
     merged = base.unet.encoder.stages[0].blocks[0].attention.blocks[0].self_attention.query.weight
     expected = tensors[key].float() + LORA_STRENGTH * added
@@ -98,7 +98,7 @@ def test_a_net_is_trained_on_the_base_with_its_lora(
     moved = (copied.float() - expected).abs().max().item()
     print(f"\nthe copied encoder is {moved:.1e} from the merged base after two steps")
     assert moved < 5e-3 < (tensors[key].float() - expected).abs().max().item()
-    assert "is in no one file" in given["settings"]
+    assert "is not in a single file" in given["settings"]
 
 
 @pytest.mark.usefixtures("sd15")
@@ -240,7 +240,7 @@ def test_a_folder_is_read_once_while_it_is_the_same(
     host: Host, folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     write_pairs(folder)
-    datasets, looked = host.bridge("datasets"), list[tuple[object, ...]]()
+    datasets, looked = host.bridge("training.datasets"), list[tuple[object, ...]]()
     examine = datasets.examine
 
     def examined(*given: object) -> object:
@@ -258,7 +258,7 @@ def test_a_folder_is_read_once_while_it_is_the_same(
     kept.write_text('{"pairs": "none"}')
     assert host.run(look(folder))["report"] == reports[0] and len(looked) == 2, "a broken report is made again"
     host.executor.reset()
-    (folder / "captions" / "1.txt").write_text("other words")
+    (folder / "captions" / "1.txt").write_text("another caption")
     host.run(look(folder))
     assert len(looked) == 3
 

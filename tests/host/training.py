@@ -74,7 +74,7 @@ def weights(path: str | Path) -> dict[str, Tensor]:
 
 
 def metadata(path: str | Path) -> dict[str, str]:
-    """The words stored in a net's file."""
+    """The metadata of a net's file."""
     with safe_open(path, framework="pt") as file:
         return dict(file.metadata())
 

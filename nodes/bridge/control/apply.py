@@ -20,11 +20,11 @@ StackEntry = tuple[HostControlNet, Tensor, float, float, float]
 
 
 def configured(net: HostControlNet, application: Application, node_id: str | None) -> HostControlNet:
-    """A copy of a CONTROL_NET with the curve and the side of an application; a native one stays as it is where it can.
+    """A copy of a CONTROL_NET with the curve and side of an application; a native net that needs neither is returned.
 
     Arguments:
         net: The net, from any loader.
-        application: How it will be applied; strength and window are set where it is.
+        application: How it will be applied; strength and window are set when it is.
         node_id: The node to show warnings on.
 
     Raises:
@@ -44,12 +44,12 @@ def configured(net: HostControlNet, application: Application, node_id: str | Non
 def apply_stack(
     conditionings: Sequence[Conditioning], stack: Sequence[StackEntry], vae: HostVae, node_id: str | None
 ) -> list[Conditioning]:
-    """Put nets after those that the conditionings have already; nothing that was given is changed.
+    """Add nets after those that the conditionings already have; no argument is changed.
 
     A net applied to several conditionings is one object in all of them, so that ComfyUI runs them in one batch.
 
     Arguments:
-        conditionings: Positive and negative, or what there is of them.
+        conditionings: Positive and negative, or one of them.
         stack: The nets in their order; one of strength 0 is left out.
         vae: For nets that read latents, or None.
         node_id: The node to show warnings on, of nets that are not ours.
@@ -59,10 +59,10 @@ def apply_stack(
         SettingError: If a strength is not finite or a window is impossible.
     """
     for net, hints, strength, start, end in stack:
-        Application(strength, start, end)  # which checks them
+        Application(strength, start, end)  # checks them
         if strength:
-            watched = net if isinstance(net, OURS) else WeightedControl(net.copy(), "flat", "both", node_id)
-            conditionings = _applied(conditionings, watched, hints, strength, (start, end), vae)
+            wrapped = net if isinstance(net, OURS) else WeightedControl(net.copy(), "flat", "both", node_id)
+            conditionings = _applied(conditionings, wrapped, hints, strength, (start, end), vae)
     return list(conditionings)
 
 

@@ -26,18 +26,18 @@ from ..loading.families import check_model
 from .notes import PIXELS_PER_LATENT, run_notes
 from .residuals import HostResiduals, added, host_residuals
 
-NEVER_ACTED = "its side of guidance was not computed, as at CFG 1 the negative one, or all its weights are 0"
+NEVER_ACTED = "its side of guidance was not computed (at CFG 1 the negative side is not), or all its weights are 0"
 
 
 @dataclass
 class HostRun:
-    """What is known during one sampling.
+    """The state of one sampling.
 
     Attributes:
         model_sampling: ComfyUI's noise schedule and scaling.
         window: The noise levels between which the net acts.
         embedded_hints: The encoded hints, by height and width of the latents and number of pictures.
-        noted: Whether what the net will do otherwise than expected was said.
+        warned: Whether the warnings about what the net will do were shown.
         steps: How many steps fell into the window.
         forwards: How often the net ran.
     """
@@ -45,7 +45,7 @@ class HostRun:
     model_sampling: Any
     window: Window
     embedded_hints: dict[tuple[int, int, int], Tensor] = field(default_factory=dict)
-    noted: bool = False
+    warned: bool = False
     steps: int = 0
     forwards: int = 0
 
@@ -64,8 +64,8 @@ class CoreControlNet(comfy.controlnet.ControlBase):
     Attributes:
         curve: A curve of block weights, or one weight for each skip and the middle.
         side: The side of guidance it acts on, or "both"; None is the curve's own.
-        node_id: The node that says what is odd; None is the one that samples.
-        run: The sampling that goes on, or the last one that was interrupted.
+        node_id: The node that shows warnings; None is the one that samples.
+        run: The current sampling, or the last one if it was interrupted.
     """
 
     def __init__(self, net: ControlNet, patcher: HostModel, dtype: torch.dtype, name: str) -> None:
@@ -81,7 +81,7 @@ class CoreControlNet(comfy.controlnet.ControlBase):
 
     @property
     def control_model(self) -> ControlNet:
-        """The module, under the name that ComfyUI's own nets have it."""
+        """The module, under the name that ComfyUI's own nets use."""
         return self.net
 
     @property
@@ -97,7 +97,7 @@ class CoreControlNet(comfy.controlnet.ControlBase):
         return copied
 
     def copy_to(self, c: CoreControlNet) -> None:
-        """Give another one these settings."""
+        """Copy the settings to another net."""
         super().copy_to(c)
         c.curve, c.side, c.node_id = self.curve, self.side, self.node_id
 
@@ -119,7 +119,7 @@ class CoreControlNet(comfy.controlnet.ControlBase):
         return [*super().get_models(), self.patcher]
 
     def pre_run(self, model: HostModel, percent_to_timestep_function: Callable[[float], float]) -> None:
-        """Begin a sampling; called once for each conditioning, so it may be called again.
+        """Begin a sampling; ComfyUI calls this once for each conditioning.
 
         Raises:
             FamilyMismatchError: If the model is of another family than the net.
@@ -129,7 +129,7 @@ class CoreControlNet(comfy.controlnet.ControlBase):
         self.run = HostRun(model.model_sampling, Window(*map(float, self.timestep_range)))
 
     def cleanup(self) -> None:
-        """End a sampling; a net that had steps to act at and never did is not kept quiet about."""
+        """End a sampling; warn if the net had steps to act at and never did."""
         if self.run is not None and self.run.steps and not self.run.forwards:
             warn(f"{self.name}: it did not act: {NEVER_ACTED}", self.node_id)
         self.run = None
@@ -145,14 +145,14 @@ class CoreControlNet(comfy.controlnet.ControlBase):
             t: Noise levels, shape (N,), all equal.
             cond: Text embedding and other conditions of the rows.
             batched_number: How many conditionings share the batch.
-            transformer_options: Tells which part is on which side of guidance.
+            transformer_options: Says which part is on which side of guidance.
         """
         previous = previous_residuals(self, x_noisy, t, cond, batched_number, transformer_options)
         run = self.run
         if run is None:
             raise RuntimeError("get_control was called outside a sampling: pre_run comes first")
-        if not run.noted:
-            run.noted = True
+        if not run.warned:
+            run.warned = True
             for note in run_notes(self, run.window, x_noisy, batched_number, transformer_options):
                 warn(f"{self.name}: {note}", self.node_id)
         levels = self.net.block_levels

@@ -1,4 +1,4 @@
-"""A CONTROL_NET that is not ours, with a curve of block weights and on chosen sides of guidance."""
+"""A CONTROL_NET that is not ours, with a curve of block weights and a side of guidance."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ NO_RESOLUTIONS = "this net's model has no blocks of different resolution, so the
 
 
 class WeightedControl(comfy.controlnet.ControlBase):
-    """A net of ComfyUI or another extension, evaluated alone; a copy of what it gives is weighted, then added.
+    """A net of ComfyUI or another extension, evaluated alone; a copy of its residuals is weighted, then added.
 
     Arguments:
         inner: The net, a copy that nobody else uses.
         curve: The curve of block weights, or the weights.
         side: The side of guidance it acts on, or "both"; None is the curve's own.
-        node_id: The node that says what is odd; None is the one that samples.
+        node_id: The node that shows warnings; None is the one that samples.
     """
 
     def __init__(self, inner: HostControlNet, curve: Curve, side: Side | None, node_id: str | None) -> None:
@@ -41,7 +41,7 @@ class WeightedControl(comfy.controlnet.ControlBase):
         self.extra_hooks = inner.extra_hooks
         self.latent_format = inner.latent_format
         self.concat_mask = inner.concat_mask
-        self._noted = self._said_flat = False
+        self._warned = self._warned_of_curve = False
 
     @property
     def control_model(self) -> object:
@@ -88,7 +88,7 @@ class WeightedControl(comfy.controlnet.ControlBase):
         """Begin a sampling."""
         super().pre_run(model, percent_to_timestep_function)
         self.inner.pre_run(model, percent_to_timestep_function)
-        self._noted = self._said_flat = False
+        self._warned = self._warned_of_curve = False
 
     def cleanup(self) -> None:
         """End a sampling."""
@@ -100,8 +100,8 @@ class WeightedControl(comfy.controlnet.ControlBase):
     ) -> HostResiduals | None:
         """What this net and those before it add at one step; arguments as `CoreControlNet.get_control`."""
         step = (x_noisy, t, cond, batched_number, transformer_options)
-        if not self._noted:
-            self._noted = True
+        if not self._warned:
+            self._warned = True
             window = Window(*map(float, self.inner.timestep_range))
             for note in run_notes(self.inner, window, x_noisy, batched_number, transformer_options):
                 warn(f"{type(self.inner).__name__}: {note}", self.node_id)
@@ -118,22 +118,22 @@ class WeightedControl(comfy.controlnet.ControlBase):
 
     def _weighted(self, control: HostResiduals, latent_height: int, rows: Tensor) -> HostResiduals:
         """A weighted copy of a net's residuals, zero in the rows of a side that is off."""
-        tensors = [one for items in control.values() for one in items if one is not None]
-        if any(one.ndim != 4 for one in tensors):
-            if not self._said_flat and self.curve != "flat":
-                self._said_flat = True
+        tensors = [residual for items in control.values() for residual in items if residual is not None]
+        if any(residual.ndim != 4 for residual in tensors):
+            if not self._warned_of_curve and self.curve != "flat":
+                self._warned_of_curve = True
                 warn(NO_RESOLUTIONS, self.node_id)
             factors = {place: [1.0] * len(items) for place, items in control.items()}
         else:
             factors = self._factors(control, latent_height)
 
-        def one(tensor: Tensor | None, factor: float) -> Tensor | None:
-            if tensor is None:
+        def weighted(residual: Tensor | None, factor: float) -> Tensor | None:
+            if residual is None:
                 return None
-            whole = tensor.expand(len(rows), *tensor.shape[1:]) if len(tensor) == 1 else tensor
-            return whole * rows.to(tensor.dtype).reshape(-1, *(1,) * (tensor.ndim - 1)) * factor
+            expanded = residual.expand(len(rows), *residual.shape[1:]) if len(residual) == 1 else residual
+            return expanded * rows.to(residual.dtype).reshape(-1, *(1,) * (residual.ndim - 1)) * factor
 
-        return {place: list(map(one, items, factors[place])) for place, items in control.items()}
+        return {place: list(map(weighted, items, factors[place])) for place, items in control.items()}
 
     def _factors(self, control: HostResiduals, latent_height: int) -> dict[str, list[float]]:
         """The weight of each residual. T2I-Adapters give theirs in "input", deepest first."""
@@ -148,7 +148,7 @@ class WeightedControl(comfy.controlnet.ControlBase):
 
 
 def _levels(tensors: Sequence[Tensor | None], latent_height: int) -> list[int]:
-    """How often each residual's resolution was halved; where there is no residual, as often as the one before it."""
+    """How often each residual's resolution was halved; a missing residual has the level of the one before it."""
     levels = [0]
     for tensor in tensors:
         levels.append(levels[-1] if tensor is None else round(math.log2(latent_height / tensor.shape[-2])))

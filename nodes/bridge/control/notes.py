@@ -1,4 +1,4 @@
-"""What an applied net will do otherwise than one may expect, in words."""
+"""Warnings about what an applied net will do, found before the first step."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PIXELS_PER_LATENT = 8
 def run_notes(
     control: HostControlNet, window: Window, x: Tensor, batched_number: int, transformer_options: dict[str, Any]
 ) -> list[str]:
-    """Look at a net with its hints before the first step.
+    """The warnings about a net with its hints.
 
     Arguments:
         control: A net with hints and a window, ours or ComfyUI's.

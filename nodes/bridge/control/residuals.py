@@ -27,19 +27,19 @@ def added(previous: HostResiduals | None, current: HostResiduals) -> HostResidua
     if previous is None:
         return current
     return {
-        place: [_sum(one, other) for one, other in zip_longest(previous.get(place, ()), current.get(place, ()))]
+        place: [_sum(first, second) for first, second in zip_longest(previous.get(place, ()), current.get(place, ()))]
         for place in PLACES
     }
 
 
-def _sum(one: Tensor | None, other: Tensor | None) -> Tensor | None:
-    """The sum of what is there."""
-    if one is None or other is None:
-        return other if one is None else one
-    if one.shape[1:] != other.shape[1:]:
+def _sum(first: Tensor | None, second: Tensor | None) -> Tensor | None:
+    """The sum of two residuals, or the only one there is."""
+    if first is None or second is None:
+        return second if first is None else first
+    if first.shape[1:] != second.shape[1:]:
         raise ResidualShapeError(
-            found=f"residuals of shapes {tuple(one.shape)} and {tuple(other.shape)} for one block",
+            found=f"residuals of shapes {tuple(first.shape)} and {tuple(second.shape)} for one block",
             expected="the same shape",
             do="stack nets of one model family",
         )
-    return one + other.to(one)
+    return first + second.to(first)

@@ -7,5 +7,5 @@ from comfy_execution.graph_utils import ExecutionBlocker
 
 
 def blocked(node: type[io.ComfyNode], name: str) -> ExecutionBlocker:
-    """An output that nothing came in for: whoever uses it is told so, and nobody else is disturbed."""
+    """An output whose input is not connected: only the nodes that use it fail, with this message."""
     return ExecutionBlocker(f"{node.define_schema().display_name}: connect {name} to use its output {name}.")

@@ -1,4 +1,4 @@
-"""Where ComfyUI keeps ControlNets."""
+"""ComfyUI's folders: of nets, trained nets, training runs and datasets."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ KIND = "controlnet"
 TRAINED = "controlnet"
 """Where in the output folder trained nets go."""
 RUNS = "controlnet_runs"
-"""Where in the output folder the folders of training runs are: beside the nets, so that no loader lists checkpoints."""
+"""Where in the output folder the run folders are: beside the nets, so that no loader lists checkpoints."""
 DATASETS = "datasets"
-PARTS_OF_A_DATASET = ("images", "hints", "captions", "source", "target")
+DATASET_PARTS = ("images", "hints", "captions", "source", "target")
 DEPTH = 2
-"""How many levels of folders are looked through for datasets."""
+"""How many levels of folders are searched for datasets."""
 
 
 def register_folders() -> None:
@@ -34,7 +34,7 @@ def controlnet_names() -> list[str]:
 
 
 def controlnet_path(name: str) -> Path:
-    """Where a net of that name is, which is inside one of ComfyUI's folders whatever the name contains.
+    """Where the net of a name is: inside one of ComfyUI's folders, whatever the name contains.
 
     Raises:
         CheckpointError: If there is none.
@@ -50,7 +50,7 @@ def controlnet_path(name: str) -> Path:
 
 
 def runs_path() -> Path:
-    """Where the folders of training runs are."""
+    """Where the run folders are."""
     return Path(folder_paths.get_output_directory()) / RUNS
 
 
@@ -65,17 +65,17 @@ def dataset_names() -> list[str]:
 
 
 def dataset_path(name: str) -> Path:
-    """Where a folder with training data is, which is inside one of ComfyUI's folders whatever the name contains.
+    """Where the folder of a dataset is: inside one of ComfyUI's folders, whatever the name contains.
 
     Raises:
-        DatasetError: If there is none of that name.
+        DatasetError: If there is none.
     """
     path = _datasets().get(name)
     if path is None:
         raise DatasetError(
             found=f"no folder {name!r}",
             expected=f"a folder in {folder_paths.get_input_directory()} or in {', '.join(_dataset_roots())}",
-            do="put it or a link to it there, or name its place under `datasets` in extra_model_paths.yaml; press R",
+            do="put it or a link to it there, or add its place to `datasets` in extra_model_paths.yaml; then press R",
         )
     return path
 
@@ -87,7 +87,7 @@ def _dataset_roots() -> list[str]:
 
 
 def _datasets() -> dict[str, Path]:
-    """The folders that may hold training data, by the names under which they are chosen."""
+    """The folders that may hold training data, by the names that are listed."""
     roots = [("input", folder_paths.get_input_directory()), *((DATASETS, root) for root in _dataset_roots())]
     found: dict[str, Path] = {}
     for kind, root in roots:
@@ -97,10 +97,10 @@ def _datasets() -> dict[str, Path]:
 
 
 def _folders_below(folder: Path, depth: int) -> Iterator[Path]:
-    """The folders in a folder, but for the parts of datasets."""
+    """The folders in a folder, except the parts of datasets."""
     if depth == 0 or not folder.is_dir():
         return
     for path in sorted(folder.iterdir()):
-        if path.is_dir() and not path.name.startswith(".") and path.name not in PARTS_OF_A_DATASET:
+        if path.is_dir() and not path.name.startswith(".") and path.name not in DATASET_PARTS:
             yield path
             yield from _folders_below(path, depth - 1)

@@ -1,4 +1,4 @@
-"""What a node says to the person in front of the graph."""
+"""Messages that a node shows."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from server import PromptServer
 
 
 def show(text: str, node_id: str | None) -> None:
-    """Show a text on a node, in the page of whoever queued the graph; without node id on the one that runs."""
+    """Show a text on a node to whoever queued the graph; without a node id, on the node that runs."""
     server = getattr(PromptServer, "instance", None)
     if node_id is None:
         context = get_executing_context()

@@ -1,4 +1,4 @@
-"""Node ids that another extension takes as well: ComfyUI keeps the one that was loaded last and says nothing."""
+"""Node ids that another extension uses too: ComfyUI keeps the node that was loaded last, without a warning."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Submission = dict[str, Any]
 
 
 def watch_ids(nodes: Sequence[type[io.ComfyNode]]) -> None:
-    """Warn of ids that are taken now, and of those that a later extension took when the first graph is queued."""
+    """Warn of ids that are taken now and, when the first graph is queued, of those that a later extension took."""
     _warn({name: other for name, other in _registered(nodes).items() if other is not None})
     server = getattr(PromptServer, "instance", None)
     if server is not None:
@@ -22,28 +22,28 @@ def watch_ids(nodes: Sequence[type[io.ComfyNode]]) -> None:
 
 
 def _watcher(nodes: Sequence[type[io.ComfyNode]]) -> Callable[[Submission], Submission]:
-    """What is called with every graph that is queued, and looks at the first."""
-    looked = False
+    """A handler that ComfyUI calls with every queued graph; it checks the ids at the first."""
+    checked = False
 
-    def look(submission: Submission) -> Submission:
-        nonlocal looked
-        if not looked:
-            looked = True
+    def check(submission: Submission) -> Submission:
+        nonlocal checked
+        if not checked:
+            checked = True
             _warn({name: other for name, other in _registered(nodes).items() if other not in nodes})
         return submission
 
-    return look
+    return check
 
 
 def _registered(nodes: Sequence[type[io.ComfyNode]]) -> dict[str, Any]:
-    """What ComfyUI has under the nodes' ids, or None."""
+    """What ComfyUI has registered under each node's id, or None."""
     registered = sys.modules["nodes"].NODE_CLASS_MAPPINGS  # ComfyUI's own module, not this package
     names = [node.define_schema().node_id for node in nodes]
     return {name: registered.get(name) for name in names}
 
 
 def _warn(others: dict[str, Any]) -> None:
-    """Say which extension has an id, too."""
+    """Log which other extension uses an id."""
     for name, other in others.items():
         logging.warning(
             "ControlNet Core: the node id %s is also used by %s, and the one that is loaded last wins; "

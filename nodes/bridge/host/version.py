@@ -8,7 +8,7 @@ OLDEST = (0, 33, 0)
 
 
 def check_host() -> None:
-    """See that ComfyUI has what the nodes use.
+    """Check that ComfyUI is new enough for the nodes.
 
     Raises:
         RuntimeError: If it is older, in one sentence that ComfyUI logs.

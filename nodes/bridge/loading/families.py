@@ -1,4 +1,4 @@
-"""Which net fits which model: told by the width of the text embedding, and by the model's own sizes."""
+"""Which net fits which model, by the width of the text embedding and by the model's own sizes."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def context_width(net: HostControlNet) -> int | None:
 
 
 def check_conditioning(net: HostControlNet, embedding: Tensor, options: Mapping[str, Any]) -> None:
-    """See that the text embedding of a conditioning is one that the net can read.
+    """Check that the net can read the text embedding of a conditioning.
 
     Raises:
         FamilyMismatchError: If it has another width.
@@ -43,16 +43,16 @@ def check_conditioning(net: HostControlNet, embedding: Tensor, options: Mapping[
     name = getattr(net, "name", "this ControlNet")
     raise FamilyMismatchError(
         found=f"{name}, a net {_for_width(width)}",
-        expected=f"a net {_for_width(given.shape[-1])}, as the prompt was encoded for that",
+        expected=f"a net {_for_width(given.shape[-1])}, which the prompt was encoded for",
         do=_advice(given.shape[-1]),
     )
 
 
 def check_model(net: Controller, name: str, model: HostModel) -> None:
-    """See that ComfyUI's model has the sizes that a net's residuals are for.
+    """Check that ComfyUI's model has the sizes that a net's residuals are for.
 
     Raises:
-        FamilyMismatchError: If it has not.
+        FamilyMismatchError: If it does not.
     """
     sizes = model.model_config.unet_config
     joints = dict(net.joints)
@@ -68,7 +68,7 @@ def check_model(net: Controller, name: str, model: HostModel) -> None:
 
 
 def _host_joints(sizes: Mapping[str, Any]) -> dict[str, object]:
-    """The same sizes of ComfyUI's UNet; an inpainting model's further channels are not the net's."""
+    """The same sizes of ComfyUI's UNet; a net does not read the further channels of an inpainting model."""
     blocks = sizes.get("num_res_blocks") or [None]
     each = {blocks} if isinstance(blocks, int) else set(blocks)
     in_channels = sizes.get("in_channels")
@@ -90,7 +90,7 @@ def _model_name(model: HostModel) -> str:
 
 
 def _for_width(width: int) -> str:
-    """A family in words, told by the width of its text embedding."""
+    """A phrase for the family with this width of the text embedding."""
     return f"for {WIDTHS.get(width, 'another model')} (text width {width})"
 
 
@@ -98,19 +98,19 @@ def _advice(width: int | None) -> str:
     """Which of the installed nets fit."""
     fitting = [] if width is None else fitting_nets(width)
     if not fitting:
-        return "load a net of the model's family; none is installed, among those that can be told"
+        return "load a net of the model's family; no installed net is known to be one"
     more = f" or {len(fitting) - LISTED} more" if len(fitting) > LISTED else ""
     return f"load one that fits, such as {', '.join(fitting[:LISTED])}{more}"
 
 
 def fitting_nets(width: int) -> list[str]:
-    """The installed nets that read a text embedding of that width, told by their headers alone."""
+    """The installed nets that read a text embedding of this width, according to their headers."""
 
     def fits(name: str) -> bool:
         try:
             config = controlnet_config(open_tensor_file(controlnet_path(name)))
         except CheckpointError:
-            return False  # no net that the core reads, so it is not proposed
+            return False  # not a net that the core reads, so it is not suggested
         return config is not None and config.context_dim == width
 
     return [name for name in controlnet_names() if name.endswith((".safetensors", ".sft")) and fits(name)]

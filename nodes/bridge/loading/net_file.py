@@ -1,4 +1,4 @@
-"""Loads a CONTROL_NET: by the core what the core reads, by ComfyUI's own loader what only that one knows."""
+"""Loads a CONTROL_NET: with the core if it can read the file, otherwise with ComfyUI's own loader."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ from ..host.folders import controlnet_path
 
 COMPUTE_DTYPES = [torch.float16, torch.bfloat16, torch.float32]
 POOLED_NAMES = ("_shuffle", "_shuffle_fp16")
-"""Nets whose residuals are averaged over the picture end so: the file does not say it, and ComfyUI goes by the name."""
+"""Names of nets whose residuals are averaged over the picture end so: ComfyUI, too, knows it only from the name."""
 WITHOUT_MIDDLE = "a small SDXL ControlNet without transformer in its middle block"
 EXPECTED = "a ControlNet that ControlNet Core or ComfyUI reads"
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """A net, and what there is to say about it.
+    """A net and a report about it.
 
     Attributes:
         control_net: ComfyUI's CONTROL_NET.
-        report: Which loader read it, its family, layout, size and dtype, in words.
+        report: A sentence: which loader read it, its family, layout, size and dtype.
     """
 
     control_net: Any
@@ -76,7 +76,7 @@ def load_control_net(name: str) -> Loaded:
         name: As `controlnet_names` lists it.
 
     Raises:
-        CheckpointError: If there is no such file, it is damaged, or neither of the loaders knows what it is.
+        CheckpointError: If there is no such file, it is damaged, or neither loader can read it.
     """
     return load_control_net_file(controlnet_path(name), name)
 
@@ -99,7 +99,7 @@ def load_control_net_file(path: Path, name: str) -> Loaded:
 
 
 def file_stamp(name: str) -> str:
-    """What changes when a net's file does: its path, size and time."""
+    """A value that changes when a net's file changes: its path, size and time."""
     path = controlnet_path(name)
     facts = path.stat()
     return f"{path}:{facts.st_size}:{facts.st_mtime_ns}"
@@ -113,7 +113,7 @@ def _opened(path: Path) -> TensorFile:
         loaded = comfy.utils.load_torch_file(str(path), safe_load=True)
     except Exception as error:  # torch raises many kinds for a broken pickle
         raise CheckpointError(
-            found=f"{path}, which cannot be read ({error})", expected=EXPECTED, do="fetch the file again"
+            found=f"{path}, which cannot be read ({error})", expected=EXPECTED, do="download the file again"
         ) from error
     tensors = {key: value for key, value in loaded.items() if isinstance(value, Tensor)}
     shapes = {key: tuple(value.shape) for key, value in tensors.items()}
@@ -143,19 +143,19 @@ def _by_core(found: ControlNetPart, name: str) -> Loaded:
     return Loaded(control_net, _report(found, name, control_net))
 
 
-def _by_host(path: Path, name: str, unknown: CheckpointError) -> Loaded:
-    """Let ComfyUI's own loader read what the core does not, for the reason that the error gives."""
+def _by_host(path: Path, name: str, reason: CheckpointError) -> Loaded:
+    """Let ComfyUI's own loader read what the core does not; `reason` says why, and is raised if both fail."""
     try:
         control_net = comfy.controlnet.load_controlnet(str(path))
     except Exception as error:  # what it raises for a file it does not know depends on the file
-        raise unknown from error
+        raise reason from error
     if control_net is None:
-        raise unknown
-    return Loaded(control_net, f"{name}: read by ComfyUI's own loader, as it is {unknown.found.rpartition(',')[0]}")
+        raise reason
+    return Loaded(control_net, f"{name}: read by ComfyUI's own loader, as it is {reason.found.rpartition(',')[0]}")
 
 
 def _report(found: ControlNetPart, name: str, control_net: CoreControlNet) -> str:
-    """What was loaded, in words."""
+    """What was loaded, as a sentence."""
     file, config = found.part.file, found.part.config
     stored, computed = _main_dtype(file), control_net.dtype
     millions = sum(prod(shape) for shape in file.shapes.values()) / 1e6

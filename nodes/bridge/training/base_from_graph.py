@@ -1,4 +1,4 @@
-"""Takes a base out of ComfyUI's MODEL, CLIP and VAE: a copy of its weights, as they would act, to train on.
+"""Copies a base out of ComfyUI's MODEL, CLIP and VAE, with its weights as they would act, to train on.
 
 Training never touches ComfyUI's own weights: they may be inference tensors, mapped files, streamed or quantised, and
 are replaced whenever a model is loaded. The three are read as if they were one checkpoint file, so that the core finds
@@ -88,7 +88,7 @@ def base_of(model: HostModel, clip: HostClip, vae: HostVae) -> Base:
         vae: The VAE.
 
     Raises:
-        CheckpointError: If it is no base that a ControlNet can be trained on; the message names those that are.
+        CheckpointError: If no ControlNet can be trained on it; the message names the bases that can be used.
     """
     _check_trainable(model)
     _check_mergeable("MODEL", model)
@@ -100,7 +100,7 @@ def base_of(model: HostModel, clip: HostClip, vae: HostVae) -> Base:
 
 
 def _check_trainable(model: HostModel) -> None:
-    """See that a MODEL is of a family that the core trains on, and that all that changes its weights can be merged."""
+    """Check that a MODEL is of a family that the core trains on."""
     config = model.model.model_config
     sizes = config.unet_config
     kind = type(config).__name__
@@ -114,17 +114,17 @@ def _check_trainable(model: HostModel) -> None:
 
 
 def _check_mergeable(socket: str, patcher: HostModel) -> None:
-    """See that nothing acts beside the weights: what is added while a model runs is in no copy of them."""
+    """Check that nothing acts outside the weights: what is added while a model runs is not in a copy of them."""
     if patcher.injections or patcher.weight_wrapper_patches:
         added = ", ".join([*patcher.injections, *patcher.weight_wrapper_patches][:3])
         raise CheckpointError(
-            found=f"a {socket} to which something is added while it runs, without being in its weights: {added}",
+            found=f"a {socket} with additions that act while it runs and are not in its weights: {added}",
             expected="weights, and LoRAs that can be merged into them",
             do="attach a LoRA with an ordinary loader, not in bypass mode, and leave out motion modules",
         )
     acting = patcher.model_options.get("transformer_options", {})
     if acting.get("patches") or acting.get("patches_replace"):
-        message = f"the {socket}'s patches that act while sampling, such as FreeU or IPAdapter, are not trained with"
+        message = f"training ignores the {socket}'s patches that act while sampling, such as FreeU or IPAdapter"
         warnings.warn(message, stacklevel=2)
 
 
@@ -144,17 +144,17 @@ def _as_one_file(model: HostModel, clip: HostClip, vae: HostVae) -> GraphWeights
 def _text_sources(patcher: HostModel) -> dict[str, tuple[HostModel, str]]:
     """The text encoders' parameters."""
     names = list(_names(patcher))
-    there = [f"{text}.transformer." for text in TEXT_NAMES if any(name.startswith(f"{text}.") for name in names)]
-    places = [f"conditioner.embedders.{number}.transformer." for number in range(len(there))]
-    if len(there) == 1:
+    prefixes = [f"{text}.transformer." for text in TEXT_NAMES if any(name.startswith(f"{text}.") for name in names)]
+    places = [f"conditioner.embedders.{number}.transformer." for number in range(len(prefixes))]
+    if len(prefixes) == 1:
         places = ["cond_stage_model.transformer."]
     found = {
         place + name.removeprefix(theirs): (patcher, name)
-        for place, theirs in zip(places, there, strict=True)
+        for place, theirs in zip(places, prefixes, strict=True)
         for name in names
         if name.startswith(theirs)
     }
-    if there == ["clip_h.transformer."]:  # SD2 never runs the last layer, and its files in this layout lack it
+    if prefixes == ["clip_h.transformer."]:  # SD2 never runs the last layer, and its files in this layout lack it
         last = max(int(key.split(".layers.")[1].split(".")[0]) for key in found if ".layers." in key)
         found = {key: source for key, source in found.items() if f".layers.{last}." not in key}
     return found
@@ -170,19 +170,19 @@ def _names(patcher: HostModel) -> Iterator[str]:
 
 
 def _parameter(patcher: HostModel, name: str) -> Tensor:
-    """A parameter before any patch: ComfyUI puts patched weights in place and keeps those they were made of."""
-    kept = patcher.backup.get(name)
-    weight: Tensor = comfy.model_patcher.get_key_weight(patcher.model, name)[0] if kept is None else kept.weight
+    """A parameter before any patch: ComfyUI puts patched weights in place and keeps the original ones."""
+    original = patcher.backup.get(name)
+    weight: Tensor = comfy.model_patcher.get_key_weight(patcher.model, name)[0] if original is None else original.weight
     return weight
 
 
 @torch.no_grad()
 def _merged(patcher: HostModel, name: str) -> Tensor:
-    """A parameter as it acts, float32: dequantised, and with the patches that are attached."""
+    """A parameter as it acts, in float32: dequantised, and with its patches."""
     weight = _parameter(patcher, name)
-    dequantised = comfy.model_patcher.get_key_weight(patcher.model, name)[2]
-    if dequantised is not None:
-        weight = dequantised(weight)
+    dequantise = comfy.model_patcher.get_key_weight(patcher.model, name)[2]
+    if dequantise is not None:
+        weight = dequantise(weight)
     copied = weight.detach().to("cpu", torch.float32, copy=True)
     patches = patcher.patches.get(name)
     if not patches:
@@ -197,20 +197,21 @@ def _with_clip_skip(family: Family, clip: HostClip) -> Family:
         return family
     never_run = 1 if family.text_encoders[0].width == FAMILIES["SD2.1"].text_encoders[0].width else 0
     skipped = max(0, -clip.layer_idx - 1 - never_run)
-    return replace(family, text_encoders=tuple(replace(one, skipped_layers=skipped) for one in family.text_encoders))
+    encoders = tuple(replace(encoder, skipped_layers=skipped) for encoder in family.text_encoders)
+    return replace(family, text_encoders=encoders)
 
 
 def _prediction(sampling: object) -> Prediction:
-    """What the UNet predicts, told by how ComfyUI turns it into the denoised latents."""
+    """What the UNet predicts, by how ComfyUI turns it into the denoised latents."""
     kinds = comfy.model_sampling
-    means: Mapping[object, Prediction] = {
+    predictions: Mapping[object, Prediction] = {
         kinds.EPS.calculate_denoised: "eps",
         kinds.V_PREDICTION.calculate_denoised: "v",
     }
-    found = means.get(getattr(type(sampling), "calculate_denoised", None))
+    found = predictions.get(getattr(type(sampling), "calculate_denoised", None))
     if found is None or not isinstance(sampling, kinds.ModelSamplingDiscrete) or len(sampling.sigmas) != TIMESTEPS:
         raise CheckpointError(
-            found=f"a MODEL whose sampling is {' and '.join(one.__name__ for one in type(sampling).__mro__[1:3])}",
+            found=f"a MODEL whose sampling is {' and '.join(kind.__name__ for kind in type(sampling).__mro__[1:3])}",
             expected=f"a MODEL that predicts the noise or v at the {TIMESTEPS} timesteps of Stable Diffusion",
             do="train on the model without a ModelSampling node",
         )
@@ -218,7 +219,7 @@ def _prediction(sampling: object) -> Prediction:
 
 
 def _schedule(sampling: Any) -> NoiseSchedule:  # noqa: ANN401 - ComfyUI's
-    """The noise schedule; Stable Diffusion's own if it is that to float32."""
+    """The noise schedule; Stable Diffusion's own if both agree in float32."""
     own = NoiseSchedule.scaled_linear()
     sigmas = sampling.sigmas.detach().cpu().double().clone()
     if torch.allclose(sigmas, own.sigmas, rtol=SAME_SCHEDULE):
@@ -227,14 +228,14 @@ def _schedule(sampling: Any) -> NoiseSchedule:  # noqa: ANN401 - ComfyUI's
 
 
 def _tokenizer(family: Family) -> Path:
-    """CLIP's tokenizer, which ComfyUI brings, or the small base's."""
+    """CLIP's tokenizer, which comes with ComfyUI, or the small base's."""
     if family.unet.family == "TINY":
         return TINY_FOLDER
     return Path(comfy.sd1_clip.__file__).parent / "sd1_tokenizer"
 
 
 def checkpoint_path(model: HostModel, clip: HostClip, vae: HostVae) -> str | None:
-    """The file that all three are from, unchanged, for a run in a terminal; None if there is no such file."""
+    """The file that all three come from, unchanged, for a run in a terminal; None if there is none."""
     if isinstance(model.model.model_config, TinyConfig):
         return "tiny" if not model.patches and not clip.patcher.patches else None
     patchers = (model, clip.patcher, vae.patcher)
@@ -246,6 +247,6 @@ def checkpoint_path(model: HostModel, clip: HostClip, vae: HostVae) -> str | Non
 
 def _origin(patcher: HostModel) -> str | None:
     """The checkpoint file that ComfyUI would load a model from again."""
-    again = getattr(patcher, "cached_patcher_init", None)
-    first = again[1][0] if again and again[1] else None
-    return first if isinstance(first, str) else None
+    loader = getattr(patcher, "cached_patcher_init", None)
+    path = loader[1][0] if loader and loader[1] else None
+    return path if isinstance(path, str) else None

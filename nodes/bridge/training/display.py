@@ -1,4 +1,4 @@
-"""How far a training is, on its node: a bar, a line of text and the last samples, without any JavaScript."""
+"""The progress of a training on its node: a bar, a line of text and the last samples, without any JavaScript."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ PREVIEW_SIZE = 512
 
 
 class TrainingDisplay:
-    """Shows a run's events on its node; where ComfyUI is interrupted, it raises what ComfyUI asks for.
+    """Shows a run's events on its node; if ComfyUI is interrupted, it raises ComfyUI's own error.
 
     Arguments:
         settings: The run's settings.
         node_id: The node.
-        hints: The held-out hints that are drawn, shape (N, 3, H, W), to show above the samples; None if there are none.
+        hints: The held-out hints, shape (N, 3, H, W), to show above the samples; None if there are none.
     """
 
     def __init__(self, settings: TrainSettings, node_id: str | None, hints: Tensor | None) -> None:
@@ -55,27 +55,27 @@ class TrainingDisplay:
             case Encoding(done=done, total=total):
                 self._say(f"encoding pair {done:,} of {total:,}", done == total)
             case Drawing(done=done, total=total):
-                self._say(f"{self._words()} · drawing held-out hints: {done} of {total}", False)
+                self._say(f"{self._status()} · drawing held-out hints: {done} of {total}", False)
             case Stepped(step=step, steps=steps):
                 self._bar.update_absolute(step)
-                self._say(self._words(), step == steps)
+                self._say(self._status(), step == steps)
             case Evaluated(step=step, pictures=pictures):
                 self._bar.update_absolute(step, preview=("JPEG", self._picture(pictures), PREVIEW_SIZE))
-                self._say(self._words(), True)
+                self._say(self._status(), True)
             case Interrupted(step=step, steps=steps):
                 self._say(f"interrupted at step {step:,} of {steps:,}: Run resumes from there", True)
         if isinstance(event, Encoding | Drawing | Stepped | Evaluated):
             comfy.model_management.throw_exception_if_processing_interrupted()
 
     def _say(self, text: str, now: bool) -> None:
-        """Show a text, if it is long enough since the last one."""
+        """Show a text; unless `now`, only if the last one was not just shown."""
         moment = time.monotonic()
         if now or moment - self._shown >= SECONDS_BETWEEN_TEXTS:
             self._shown = moment
             show(text, self.node_id)
 
-    def _words(self) -> str:
-        """The line of text."""
+    def _status(self) -> str:
+        """The line of text: step, loss, score and time left."""
         recent = self._recent
         parts = [f"step {recent.step:,} of {recent.settings.steps:,}"]
         if recent.loss is not None:
@@ -95,7 +95,7 @@ class TrainingDisplay:
 
 
 def duration(seconds: float) -> str:
-    """A time in words, in two units at most."""
+    """A time as text, in at most two units."""
     whole = round(seconds)
     hours, minutes = divmod(whole // 60, 60)
     if hours:

@@ -58,20 +58,20 @@ def train_in_graph(
 ) -> Trained:
     """Train a net, resume training it, or read back the finished one.
 
-    All of it is one block outside ComfyUI's inference mode, in whose tensors no gradient can be kept.
+    All of it runs outside ComfyUI's inference mode, whose tensors can have no gradients.
 
     Arguments:
         sources: MODEL, CLIP and VAE.
-        data: What to learn from.
+        data: The data to train on.
         settings: The run's settings; device and folder are ComfyUI's.
-        name: What the net's file is called, together with the run's own name.
+        name: The name of the net's file, to which the run's own name is added.
         node_id: The node that shows progress.
 
     Raises:
-        CheckpointError: If the base is none that a ControlNet can be trained on.
+        CheckpointError: If no ControlNet can be trained on the base.
         DatasetError: If the data cannot be used.
         WriteError: If the output folder cannot be written.
-        SettingError: If the name cannot be a file's.
+        SettingError: If the name is not one for a file.
         TrainingError: If the loss is not finite.
     """
     _check_name(name)
@@ -82,9 +82,9 @@ def train_in_graph(
             warnings.simplefilter("always")
             folder = _trained_run(sources, data, settings, node_id, device)
     finally:
-        for one in caught:
-            if issubclass(one.category, UserWarning):
-                warn(str(one.message), node_id)
+        for warning in caught:
+            if issubclass(warning.category, UserWarning):
+                warn(str(warning.message), node_id)
         gc.collect()
         comfy.model_management.soft_empty_cache()
     path = _published(folder, name)
@@ -106,7 +106,7 @@ def _trained_run(
     show("reading the base", node_id)
     base = base_of(*sources)
     dataset, validation = data.open(settings, base)
-    title = f"{base.family.unet.family} ControlNet trained on {data.words}"
+    title = f"{base.family.unet.family} ControlNet trained on {data.description}"
     session = Session(settings, base, dataset, validation, title)
     folder = RunFolder(session.run.path)
     folder.write_text(SETTINGS, settings_file(settings, data, checkpoint_path(*sources)))
@@ -118,13 +118,13 @@ def _trained_run(
 
 
 def _check_name(name: str) -> None:
-    """See that a name is one that every system gives a file, and leads into no other folder."""
+    """Check that a name is a file name on every system, and leads into no other folder."""
     if not name.strip() or name.startswith(".") or set(name) & set('/\\:*?"<>|') or not name.isprintable():
-        raise SettingError(f"name = {name!r}", "a plain name for a file, without folders", "use for example my_net")
+        raise SettingError(f"name = {name!r}", "a plain file name, without folders", "use for example my_net")
 
 
 def _published(folder: RunFolder, name: str) -> Path:
-    """Put the net where loaders list it, unless it is there; a link takes no room."""
+    """Put the net where loaders list it, unless it is there already; a link takes no space."""
     path = trained_path(f"{name}-{folder.path.name}.safetensors")
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""What goes through a CONTROL_NET_DATASET socket, and the settings file that says the same to a terminal."""
+"""The value of a CONTROL_NET_DATASET socket, and the settings file for the same run in a terminal."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from ....controlnet_core.training.settings import TrainSettings
 from ....controlnet_core.training.toml_text import toml_text
 
 NO_BASE = """
-# The graph's base is in no one file: save it (Save Checkpoint) and write
+# The graph's base is not in a single file: save it (Save Checkpoint), then add
 # [base]
 # path = "..."
 """
 NO_DATA = """
-# The pictures came from the graph: save them and write
+# The pictures came from the graph: save them, then add
 # [data]
 # kind = "folder"
 # path = "..."
@@ -26,15 +26,15 @@ NO_DATA = """
 
 @dataclass(frozen=True, eq=False)
 class TrainingData:
-    """What to learn from.
+    """The data to train on.
 
     Attributes:
-        source: What a settings file would say, or pairs that the graph made.
-        words: What it is, for headlines.
+        source: The table [data] of a settings file, or pairs from the graph.
+        description: What it is, for headlines.
     """
 
     source: ShapesData | FolderData | InMemoryDataset
-    words: str
+    description: str
 
     def open(self, settings: TrainSettings, base: Base) -> OpenedData:
         """The pairs in the base's own size, unless another was chosen, and what measures a run on them."""
@@ -48,17 +48,17 @@ def settings_file(settings: TrainSettings, data: TrainingData, base: str | None)
 
     Arguments:
         settings: The run's settings.
-        data: What it learns from.
+        data: The data to train on.
         base: The file of the base; None if there is none.
     """
     values = settings.model_dump(mode="json") | {"device": "auto"}
-    missing = ""
+    comments = ""
     if base is None:
-        missing += NO_BASE
+        comments += NO_BASE
     else:
         values["base"] = {"path": base}
     if isinstance(data.source, InMemoryDataset):
-        missing += NO_DATA
+        comments += NO_DATA
     else:
         values["data"] = data.source.model_dump(mode="json")
-    return toml_text(values) + missing
+    return toml_text(values) + comments
