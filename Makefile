@@ -18,7 +18,8 @@ setup: $(VENV)/.dev  ## prepare .venv with everything that development needs
 demo: $(VENV)/.demo  ## train a ControlNet on the small base and draw with it, on the CPU
 	$(BIN)/controlnet-core demo
 
-test: $(VENV)/.dev  ## run the tests
+test: $(VENV)/.dev  ## run the tests: CHROMIUM names a browser that is not found by itself, CHROMIUM= goes without
+	@$(BIN)/python -m tools.browser
 	$(BIN)/pytest
 
 test-host: host-named $(VENV)/.host  ## run the tests in a real ComfyUI: COMFYUI_PATH its checkout, COMFYUI_PYTHON its interpreter
