@@ -18,11 +18,12 @@ setup: $(VENV)/.dev  ## prepare .venv with everything that development needs
 demo: $(VENV)/.demo  ## train a ControlNet on the small base and draw with it, on the CPU
 	$(BIN)/controlnet-core demo
 
-test: $(VENV)/.dev  ## run the tests
+test: $(VENV)/.dev  ## run the tests: CHROMIUM names a browser that is not found by itself, CHROMIUM= goes without
+	@$(BIN)/python -m tools.browser
 	$(BIN)/pytest
 
 test-host: host-named $(VENV)/.host  ## run the tests in a real ComfyUI: COMFYUI_PATH its checkout, COMFYUI_PYTHON its interpreter
-	CONTROLNET_CORE_TEST_HOST=1 PYTHONPATH=$(VENV)/host $(COMFYUI_PYTHON) -P -m pytest -p no:cacheprovider --color=no -s tests/host tests/nodes
+	@$(COMFYUI_PYTHON) -P tools/host_tests.py $(TESTS)
 
 host-named:
 	@test -d "$(COMFYUI_PATH)/comfy" || { echo "COMFYUI_PATH must name a checkout of ComfyUI"; exit 2; }

@@ -1,4 +1,9 @@
-"""A headless Chromium, driven over its debugging protocol."""
+"""A headless Chromium, driven over its debugging protocol.
+
+    python -m tools.browser
+
+says what to do where there is none.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +11,9 @@ import asyncio
 import base64
 import itertools
 import json
+import os
 import shutil
+import sys
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -26,7 +33,11 @@ FLAGS = (
     "--hide-scrollbars",
     "--remote-debugging-port=0",
 )
-START_SECONDS = 30
+NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
+NONE = """\
+no Chromium was found, and tests/web opens the workflows in one; install it (Debian: apt-get install chromium), \
+name the program with CHROMIUM=..., or leave these tests out with CHROMIUM= and nothing behind it"""
+START_SECONDS = 60
 
 
 class PageError(Exception):
@@ -82,6 +93,11 @@ class Page:
             await asyncio.sleep(0.2)
         raise PageError(f"still not true after {seconds} s: {script}")
 
+    async def press(self, key: str, code: int) -> None:
+        """Press and release a key, named as in JavaScript, with its code there."""
+        for kind in ("keyDown", "keyUp"):
+            await self.send("Input.dispatchKeyEvent", type=kind, key=key, windowsVirtualKeyCode=code)
+
     async def screenshot(self, clip: dict[str, float] | None = None) -> bytes:
         """The window, or a part of it, as PNG."""
         extra = {} if clip is None else {"clip": {**clip, "scale": 1}}
@@ -97,12 +113,33 @@ class Page:
             self.console.append(" ".join(str(one.get("value", one.get("description"))) for one in parameters["args"]))
 
 
+def find_chromium() -> str | None:
+    """The program: the one that the environment's CHROMIUM names, or one that is installed under a usual name.
+
+    It is None where there is none, and where CHROMIUM is empty.
+
+    Raises:
+        PageError: If CHROMIUM names no program.
+    """
+    named = os.environ.get("CHROMIUM")
+    if named is None:
+        return next(filter(None, map(shutil.which, NAMES)), None)
+    program = shutil.which(named)
+    if named and program is None:
+        raise PageError(f"found CHROMIUM={named}, which is no program; expected a Chromium; correct its path")
+    return program
+
+
 @asynccontextmanager
 async def new_page() -> AsyncIterator[Page]:
-    """Start a browser with an empty profile and give its page; the browser ends with it."""
-    program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    """Start a browser with an empty profile and give its page; the browser ends with it.
+
+    Raises:
+        PageError: If there is no Chromium, or it does not start.
+    """
+    program = find_chromium()
     if program is None:
-        raise PageError("no Chromium is installed (Debian: apt-get install chromium)")
+        raise PageError(NONE)
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
         process = await asyncio.create_subprocess_exec(
             program, *FLAGS, f"--user-data-dir={profile}", "about:blank", stderr=asyncio.subprocess.DEVNULL
@@ -132,3 +169,12 @@ async def _port(file: Path) -> int:
             return int(text.split()[0])
         await asyncio.sleep(0.1)
     raise PageError(f"Chromium did not start in {START_SECONDS} s")
+
+
+if __name__ == "__main__":
+    try:
+        found = find_chromium()
+    except PageError as error:
+        sys.exit(str(error))
+    if found is None and "CHROMIUM" not in os.environ:
+        sys.exit(NONE)

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import re
-import shutil
 import signal
 import socket
 import subprocess
@@ -14,7 +12,6 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +19,12 @@ import pytest
 from PIL import Image
 
 from tests.host.named_files import write_named_files
+from tests.host.running_server import ROOT, RunningServer, restarted, start_server
+from tests.host.running_server import mortal as mortal
 from tests.host.training import write_pairs
 from tools.browser import new_page
 from tools.make_workflows import open_editor
 
-ROOT = Path(__file__).resolve().parents[2]
-COMFYUI = Path(os.environ["COMFYUI_PATH"])
 API = sorted((ROOT / "workflows" / "api").glob("*.json"))
 NODES = (
     "LoadControlNet",
@@ -46,80 +43,6 @@ SMALLER = {
     "sdxl_apply": ("Draw.steps=2", "Size and number.width=128", "Size and number.height=128"),
 }
 """What is changed so that a CPU runs the reduced models to their end in seconds."""
-START_SECONDS = 120
-
-
-@dataclass
-class RunningServer:
-    """A ComfyUI server.
-
-    Attributes:
-        folder: Its folder of models, input and output.
-        port: Where it listens.
-        process: The process.
-    """
-
-    folder: Path
-    port: int
-    process: subprocess.Popen[bytes]
-
-    @property
-    def url(self) -> str:
-        """Its address."""
-        return f"http://127.0.0.1:{self.port}"
-
-    @property
-    def log(self) -> str:
-        """What it wrote so far."""
-        return (self.folder / "log.txt").read_text(errors="replace")
-
-    def get(self, path: str) -> Any:  # noqa: ANN401 - whatever JSON there is
-        """The JSON at a path."""
-        with urllib.request.urlopen(f"{self.url}{path}") as answer:
-            return json.load(answer)
-
-    def queue(self, *arguments: str | Path, server: str | None = None) -> subprocess.Popen[str]:
-        """Start the command `queue`."""
-        command = [sys.executable, "-m", "controlnet_core", "queue", *map(str, arguments)]
-        return subprocess.Popen(
-            [*command, "--server", server or self.url, "--out", str(self.folder / "fetched")],
-            cwd=ROOT,
-            env={**os.environ, "PYTHONPATH": ""},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-
-
-def start_server(folder: Path) -> RunningServer:
-    """Start ComfyUI with this extension in its custom_nodes, and wait until it answers."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    for name in ("custom_nodes", "models/controlnet", "input", "output", "temp", "user/default"):
-        (folder / name).mkdir(parents=True, exist_ok=True)
-    extension = folder / "custom_nodes" / "controlnet-core"
-    if not extension.exists():
-        extension.symlink_to(ROOT, target_is_directory=True)
-    shutil.copy(COMFYUI / "input" / "example.png", folder / "input")
-    command = [sys.executable, "main.py", "--cpu", "--port", str(port), "--base-directory", str(folder)]
-    with (folder / "log.txt").open("wb") as log:
-        process = subprocess.Popen(
-            [*command, "--database-url", f"sqlite:///{folder}/user/comfyui.db"],
-            cwd=COMFYUI,
-            env={**os.environ, "PYTHONPATH": ""},
-            stdout=log,
-            stderr=subprocess.STDOUT,
-        )
-    server = RunningServer(folder, port, process)
-    deadline = time.monotonic() + START_SECONDS
-    while time.monotonic() < deadline and process.poll() is None:
-        try:
-            server.get("/system_stats")
-            return server
-        except OSError:
-            time.sleep(0.2)
-    raise AssertionError(f"the server did not start:\n{server.log}")
 
 
 @pytest.fixture(scope="module")
@@ -129,15 +52,6 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
     write_named_files(folder / "models")
     write_pairs(folder / "input" / "fill50k", count=24)
     running = start_server(folder)
-    yield running
-    running.process.kill()
-    running.process.wait()
-
-
-@pytest.fixture
-def mortal(tmp_path: Path) -> Iterator[RunningServer]:
-    """A server that may be killed."""
-    running = start_server(tmp_path)
     yield running
     running.process.kill()
     running.process.wait()
@@ -169,6 +83,24 @@ def test_the_nodes_are_listed_with_help_for_everything(server: RunningServer) ->
     names = info["LoadControlNet"]["input"]["required"]["control_net_name"][1]["options"]
     assert {"tiny_outline.safetensors", "tiny_colour_map.safetensors"} <= set(names)
     assert set(names) == set(info["ControlNetLoader"]["input"]["required"]["control_net_name"][0])
+
+
+def test_the_stand_in_says_of_nodes_what_the_server_says(server: RunningServer) -> None:
+    """What `tests/web` tells the editor, from the double of ComfyUI and from a list, holds of ComfyUI."""
+    words = [sys.executable, "-m", "tests.support.node_info"]
+    said = json.loads(subprocess.run(words, cwd=ROOT, capture_output=True, check=True).stdout)
+    assert not differences(said, server.get("/object_info"), "")
+
+
+def differences(said: Any, real: Any, place: str) -> list[str]:  # noqa: ANN401 - JSON
+    """Where what is said is not real. Less may be said: of choices and of a node's properties."""
+    if isinstance(said, dict):
+        return [one for key in said for one in differences(said[key], real.get(key), f"{place}/{key}")]
+    if isinstance(said, list) and not all(isinstance(one, str) for one in said):
+        pairs = enumerate(zip(said, real, strict=True))
+        return [one for index, (ours, its) in pairs for one in differences(ours, its, f"{place}/{index}")]
+    holds = set(said) <= set(real) if isinstance(said, list) and real else said == real
+    return [] if holds or said == "" else [f"{place}: {said} is not {real}"]
 
 
 def test_the_template_browser_lists_the_workflows(server: RunningServer) -> None:
@@ -342,12 +274,3 @@ def test_a_server_that_was_started_again_no_longer_knows_the_job(mortal: Running
     print(f"\n{errors.strip()}")
     assert command.returncode == 1
     assert "no longer knows the job" in errors
-
-
-def restarted(server: RunningServer) -> subprocess.Popen[bytes]:
-    """Start a server at the same address."""
-    command = [sys.executable, "main.py", "--cpu", "--port", str(server.port), "--base-directory", str(server.folder)]
-    with (server.folder / "log.txt").open("ab") as log:
-        return subprocess.Popen(
-            command, cwd=COMFYUI, env={**os.environ, "PYTHONPATH": ""}, stdout=log, stderr=subprocess.STDOUT
-        )

@@ -13,7 +13,7 @@ from statistics import median
 
 import torch
 
-from tests.host.test_server import ROOT, RunningServer, mortal, start_server
+from tests.host.running_server import ROOT, RunningServer, mortal, start_server
 from tests.host.training import metadata, weights
 
 __all__ = ["mortal"]

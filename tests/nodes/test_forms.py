@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.nodes.conftest import Extension
+from tests.support.extension import Extension
 
 ROOT = Path(__file__).resolve().parents[2]
 THE_USERS_WORDS = {"LoadControlNet", "ApplyControlNet", "StackControlNets", "TrainControlNet"}

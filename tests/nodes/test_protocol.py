@@ -16,7 +16,7 @@ from controlnet_core.config import SD15, TINY
 from controlnet_core.model.controlnet import ControlNet
 from controlnet_core.schedule import NoiseSchedule
 from controlnet_core.weights.save import save_controlnet
-from tests.nodes.conftest import Extension
+from tests.support.extension import Extension
 from tests.support.host_double import HostObject
 from tests.support.reduced import noise, randomised
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any, ClassVar
@@ -21,7 +22,8 @@ HostObject = Any
 class Socket:
     """An input or output of a form, as it was declared."""
 
-    def __init__(self, id: str | None = None, **options: HostObject) -> None:
+    def __init__(self, io_type: str, id: str | None = None, **options: HostObject) -> None:
+        self.io_type = io_type
         self.id = id
         self.optional = bool(options.pop("optional", False))
         self.display_name = options.get("display_name")
@@ -34,7 +36,7 @@ class Schema:
     """A node's form."""
 
     def __init__(self, **fields: HostObject) -> None:
-        self.__dict__.update({"hidden": [], "search_aliases": [], **fields})
+        self.__dict__.update({"hidden": [], "search_aliases": [], "is_output_node": False, **fields})
 
 
 class ComfyNode:
@@ -186,13 +188,16 @@ class FakePromptServer:
 
 def form_sockets() -> SimpleNamespace:
     """The kinds of inputs and outputs."""
-    kinds = ["Conditioning", "ControlNet", "Image", "Vae", "Model", "Clip", "LossMap"]
-    kinds += ["String", "Float", "Int", "Combo"]
-    named = {kind: SimpleNamespace(Input=Socket, Output=Socket) for kind in kinds}
-    custom = lambda kind: SimpleNamespace(Input=Socket, Output=Socket)  # noqa: E731 - as short as it is
+    kinds = {kind: kind.upper() for kind in ("Conditioning", "Image", "Vae", "Model", "Clip")}
+    kinds |= {kind: kind.upper() for kind in ("String", "Float", "Int", "Combo")}
+    kinds |= {"ControlNet": "CONTROL_NET", "LossMap": "LOSS_MAP", "DynamicCombo": "COMFY_DYNAMICCOMBO_V3"}
+
+    def custom(io_type: str) -> SimpleNamespace:
+        return SimpleNamespace(Input=partial(Socket, io_type), Output=partial(Socket, io_type))
+
+    named = {kind: custom(io_type) for kind, io_type in kinds.items()}
+    named["DynamicCombo"].Option = lambda key, inputs: SimpleNamespace(key=key, inputs=inputs)
     hidden = SimpleNamespace(unique_id="unique_id")
-    dynamic = SimpleNamespace(Input=Socket, Option=lambda key, inputs: SimpleNamespace(key=key, inputs=inputs))
-    named["DynamicCombo"] = dynamic
     return SimpleNamespace(
         Input=Socket, Schema=Schema, ComfyNode=ComfyNode, NodeOutput=NodeOutput, Custom=custom, Hidden=hidden, **named
     )

@@ -1,4 +1,4 @@
-"""The nodes in ComfyUI where `make test-host` runs them, otherwise in a small double of it."""
+"""This extension over ComfyUI where `make test-host` runs the tests, otherwise over a small double of it."""
 
 from __future__ import annotations
 
@@ -51,10 +51,16 @@ def extension(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureR
         names = [node.GET_SCHEMA().node_id for node in sys.modules[f"{ALIAS}.nodes.extension"].NODES]
         yield Extension({name: host.nodes[name] for name in names}, host.server.texts, models.folder / "controlnet")
         return
+    before = dict(sys.modules)
+    yield over_the_double(tmp_path_factory.mktemp("controlnet"))
+    for name in set(sys.modules) - set(before):
+        del sys.modules[name]
+
+
+def over_the_double(folder: Path) -> Extension:
+    """Import the extension over the double, which takes the place of ComfyUI's modules in this process."""
     from tests.support import host_double
 
-    before = dict(sys.modules)
-    folder = tmp_path_factory.mktemp("controlnet")
     server = host_double.install(folder)
     spec = importlib.util.spec_from_file_location(ALIAS, ROOT / "__init__.py", submodule_search_locations=[str(ROOT)])
     assert spec is not None and spec.loader is not None
@@ -66,6 +72,4 @@ def extension(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureR
         await made.on_load()
         return {node.GET_SCHEMA().node_id: node for node in await made.get_node_list()}
 
-    yield Extension(asyncio.run(load()), server.texts, folder)
-    for name in set(sys.modules) - set(before):
-        del sys.modules[name]
+    return Extension(asyncio.run(load()), server.texts, folder)
