@@ -6,8 +6,9 @@ import os
 import sys
 from pathlib import Path
 
+# Last, since ComfyUI has a module `nodes`, too. The folders `tools` and `benchmarks` are found here.
+sys.path.append(str(Path(__file__).resolve().parents[1]))
 if os.environ.get("CONTROLNET_CORE_TEST_HOST"):
-    sys.path.append(str(Path(__file__).resolve().parents[1]))
     from tests.host.start import host as host
     from tests.host.start import models as models
 
