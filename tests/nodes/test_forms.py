@@ -10,6 +10,8 @@ import pytest
 from tests.support.extension import Extension
 
 ROOT = Path(__file__).resolve().parents[2]
+MOST = 2**32 - 1
+"""The largest number of a widget; more is as good as no limit."""
 THE_USERS_WORDS = {"LoadControlNet", "ApplyControlNet", "StackControlNets", "TrainControlNet"}
 
 
@@ -34,6 +36,23 @@ def test_every_node_has_a_page_of_help(extension: Extension) -> None:
         assert text.startswith(f"# {schema.display_name}\n")
         for name in [one.id for one in schema.inputs] + [one.display_name for one in schema.outputs]:
             assert f"| `{name}` |" in text, (node_id, name)
+
+
+def setting_rows(extension: Extension) -> list[str]:
+    """The rows of the settings' widgets, made of the descriptions in the settings' fields."""
+    rows = []
+    for widget in extension.module("nodes.training_form").setting_inputs():
+        told = widget.as_dict()
+        values = ", ".join(told["options"]) if "options" in told else f"{told['min']:g} to {told['max']:g}"
+        values = values.replace(f"to {MOST:g}", "and more")
+        rows.append(f"| `{widget.id}` | {widget.get_io_type()} | {values} | {widget.tooltip} |")
+    return rows
+
+
+def test_the_help_of_training_is_made_of_its_settings(extension: Extension) -> None:
+    text = (ROOT / "js" / "docs" / "TrainControlNet.md").read_text(encoding="utf-8")
+    rows = setting_rows(extension)
+    assert len(rows) >= 15 and "\n".join(rows) in text, "\n".join(["the rows of the settings are:", *rows])
 
 
 def test_workflows_use_inputs_that_exist(extension: Extension) -> None:

@@ -31,6 +31,14 @@ class Socket:
         self.control_after_generate = options.get("control_after_generate")
         self.options = options
 
+    def as_dict(self) -> Values:
+        """What the socket says beside its name and type."""
+        return dict(self.options)
+
+    def get_io_type(self) -> str:
+        """Its type."""
+        return self.io_type
+
 
 class Schema:
     """A node's form."""
