@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import json
-import math
 import os
-from collections import Counter
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from ..errors import CheckpointError
-from . import diffusers_keys, ldm_keys
-from .base_parts import find_parts, load_base_parts
-from .detect import Detected, detect, near_miss
-from .keymap import Comparison, KeyMap
-from .load import controlnet_part
-from .sizes import has_old_attention, read_autoencoder_config, read_unet_config, strip
-from .source import TensorFile, open_tensor_file
+from .detect import detect, near_miss
+from .facts import stored_facts
+from .keymap import Comparison
+from .layouts.kinds import AutoencoderLayout, BaseLayout, ControlNetLayout, ForeignKind, Layout, UNetLayout
+from .parts.base_in_file import find_parts
+from .parts.base_in_folder import base_in_folder, is_base_folder
+from .parts.controlnet_part import controlnet_part
+from .parts.part import read_part
+from .safetensors_file import open_tensor_file
+from .source import WeightSource, numbers_by_dtype
 
 
 @dataclass(frozen=True)
@@ -79,66 +80,55 @@ def inspect_checkpoint(path: str | os.PathLike[str]) -> CheckpointReport:
     Raises:
         CheckpointError: If there is no such file, or it is damaged or no safetensors file.
     """
-    if (Path(path) / "model_index.json").is_file():
+    if is_base_folder(Path(path)):
         return _folder_report(Path(path))
     file = open_tensor_file(path)
     detected = detect(file.shapes)
     report = _counted(file)
     if detected is None:
         return replace(report, kind="unknown", description=near_miss(file.shapes))
-    report = replace(report, description=detected.kind.words)
-    if detected.kind.name is None:
-        return replace(report, kind="unsupported", notes=(detected.kind.do,))
-    report = replace(report, kind=detected.kind.name, layout=detected.kind.layout)
+    kind = detected.kind
+    report = replace(report, description=kind.words)
+    if isinstance(kind, ForeignKind):
+        return replace(report, kind="unsupported", notes=(kind.do,))
+    report = replace(report, kind=kind.model, layout=kind.name)
     try:
-        return _compared(report, file, detected)
+        return _compared(report, file, kind, detected.prefix)
     except CheckpointError as error:
         return replace(report, notes=(str(error),))
 
 
-def _counted(file: TensorFile) -> CheckpointReport:
+def _counted(source: WeightSource) -> CheckpointReport:
     """A report with what can be counted in any file."""
-    counts: Counter[str] = Counter()
-    for key, shape in file.shapes.items():
-        counts[file.dtypes[key]] += math.prod(shape)
+    counts = numbers_by_dtype(source)
     return CheckpointReport(
-        path=str(file.path),
+        path=source.place,
         kind="unknown",
         description="",
         parameters=counts.total(),
-        tensors=len(file.shapes),
+        tensors=len(source.shapes),
         dtype=max(counts, key=lambda dtype: counts[dtype], default=None),
-        metadata=file.metadata,
+        metadata=source.metadata,
     )
 
 
-def _compared(report: CheckpointReport, file: TensorFile, detected: Detected) -> CheckpointReport:
-    """The report with what the key map of its kind says."""
-    if report.kind == "controlnet":
-        net = controlnet_part(file)
-        report = replace(report, hint_channels=net.hint_channels, hint_encoder=net.hint_encoder)
-        return _with(report, net.part.keymap.compare(file.shapes), net.part.config.family)
-    if report.kind == "base":
-        parts = find_parts(file)
-        report = _with(report, parts.keymap().compare(file.shapes), parts.unet.config.family)
+def _compared(report: CheckpointReport, source: WeightSource, kind: Layout, prefix: str) -> CheckpointReport:
+    """The report with what the key map of its kind says; a text encoder alone is not looked into."""
+    if isinstance(kind, BaseLayout):
+        parts = find_parts(source)
+        report = _with(report, parts.keymap().compare(source.shapes), parts.unet.config.family)
         return replace(report, notes=parts.lacking())
-    if report.kind == "text_encoder":
-        return report
-    keymap, family = _single(file, detected)
-    return _with(report, keymap.compare(file.shapes), family)
-
-
-def _single(file: TensorFile, detected: Detected) -> tuple[KeyMap, str | None]:
-    """The key map of a UNet or autoencoder alone in its file, and the UNet's family."""
-    shapes, layout = strip(file.shapes, detected.prefix), detected.kind.layout
-    if detected.kind.name == "unet":
-        unet = read_unet_config(shapes, layout, file.stored_facts())
-        keymap = ldm_keys.unet_keymap(unet) if layout == "ldm" else diffusers_keys.unet_keymap(unet)
-        return keymap.prefixed(detected.prefix), unet.family
-    config = read_autoencoder_config(shapes, layout, file.stored_facts())
-    if layout == "ldm":
-        return ldm_keys.autoencoder_keymap(config).prefixed(detected.prefix), None
-    return diffusers_keys.autoencoder_keymap(config, has_old_attention(shapes)).prefixed(detected.prefix), None
+    if isinstance(kind, ControlNetLayout):
+        net = controlnet_part(source)
+        report = replace(report, hint_channels=net.config.hint_channels, hint_encoder=net.config.hint_encoder)
+        return _with(report, net.keymap.compare(source.shapes), net.config.unet.family)
+    if isinstance(kind, UNetLayout):
+        unet = read_part(source, kind, stored_facts(source), prefix)
+        return _with(report, unet.keymap.compare(source.shapes), unet.config.family)
+    if isinstance(kind, AutoencoderLayout):
+        autoencoder = read_part(source, kind, stored_facts(source), prefix)
+        return _with(report, autoencoder.keymap.compare(source.shapes), None)
+    return report
 
 
 def _with(report: CheckpointReport, comparison: Comparison, family: str | None) -> CheckpointReport:
@@ -158,11 +148,11 @@ def _folder_report(folder: Path) -> CheckpointReport:
         path=str(folder), kind="base", description="a base in a diffusers folder", layout="diffusers"
     )
     try:
-        parts = load_base_parts(folder)
+        parts = base_in_folder(folder)
     except CheckpointError as error:
         return replace(report, notes=(str(error),))
-    files = (parts.unet.file, parts.autoencoder.file, *(part.file for part in parts.text_encoders))
-    counted = [_counted(file) for file in files]
+    sources = (parts.unet.source, parts.autoencoder.source, *(part.source for part in parts.text_encoders))
+    counted = [_counted(source) for source in sources]
     return replace(
         report,
         family=parts.family.unet.family,

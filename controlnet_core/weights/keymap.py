@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ..errors import CheckpointError
 
 Shape = tuple[int, ...]
+Shapes = Mapping[str, Shape]
 Form = Literal["same", "pointwise", "transposed", "joined"]
 
 
@@ -31,7 +32,7 @@ class Entry:
     theirs: str
     form: Form = "same"
 
-    def shape(self, ours: Mapping[str, Shape]) -> Shape:
+    def shape(self, ours: Shapes) -> Shape:
         """The shape in the file, from our shapes."""
         first = ours[self.ours[0]]
         if self.form == "pointwise":
@@ -40,7 +41,7 @@ class Entry:
             return first[::-1]
         return (len(self.ours) * first[0], *first[1:])
 
-    def accepts(self, found: Shape, ours: Mapping[str, Shape]) -> bool:
+    def accepts(self, found: Shape, ours: Shapes) -> bool:
         """Whether a tensor of that shape can be read; a 1x1 convolution may have been stored as a linear layer."""
         expected = self.shape(ours)
         return found == expected or (self.form == "pointwise" and found == expected[:2])
@@ -66,6 +67,12 @@ def layer(ours: str, theirs: str, form: Form = "same") -> Iterator[Entry]:
     """The entries of a layer's weight and bias; only the weight can have another form."""
     yield Entry((f"{ours}.weight",), f"{theirs}.weight", form)
     yield Entry((f"{ours}.bias",), f"{theirs}.bias")
+
+
+def layers(names: Mapping[str, str], ours: str, theirs: str) -> Iterator[Entry]:
+    """The entries of several layers, from their names under `ours` here and under `theirs` in the file."""
+    for our, their in names.items():
+        yield from layer(f"{ours}.{our}", f"{theirs}.{their}")
 
 
 @dataclass(frozen=True)
@@ -108,7 +115,7 @@ class KeyMap:
 
     name: str
     entries: tuple[Entry, ...]
-    shapes: Mapping[str, Shape]
+    shapes: Shapes
     unused: tuple[str, ...] = ()
 
     @classmethod
@@ -131,7 +138,7 @@ class KeyMap:
         """The file's keys and shapes."""
         return {entry.theirs: entry.shape(self.shapes) for entry in self.entries}
 
-    def compare(self, found: Mapping[str, Shape]) -> Comparison:
+    def compare(self, found: Shapes) -> Comparison:
         """Compare a file's keys and shapes with what this map expects."""
         known = {entry.theirs: entry for entry in self.entries}
         others = [key for key in found if key not in known]
@@ -147,7 +154,7 @@ class KeyMap:
             ),
         )
 
-    def require(self, found: Mapping[str, Shape], place: str) -> Comparison:
+    def require(self, found: Shapes, place: str) -> Comparison:
         """Compare, and refuse whatever does not fit.
 
         Arguments:

@@ -18,9 +18,12 @@ from ..model.text_encoder import TextEncoder
 from ..model.unet import UNet
 from ..schedule import NoiseSchedule
 from ..tokenizer import PromptTokenizer, find_tokenizer
-from .base_parts import BaseParts, load_base_parts
-from .part import Config, Part
-from .save import base_facts
+from .facts import base_facts
+from .parts.base_in_file import base_in_file
+from .parts.base_in_folder import base_in_folder, is_base_folder
+from .parts.base_parts import BaseParts
+from .parts.part import Config, Part
+from .safetensors_file import open_tensor_file
 
 TINY_FOLDER = Path(__file__).parent.parent / "toy"
 
@@ -49,8 +52,21 @@ def load_base(
     if path == "tiny":
         path, tokenizer, dtype = TINY_FOLDER / "base.safetensors", TINY_FOLDER, dtype or torch.float32
     parts = load_base_parts(path)
-    folder = find_tokenizer(parts.path, None if tokenizer is None else Path(tokenizer))
+    folder = find_tokenizer(Path(parts.place), None if tokenizer is None else Path(tokenizer))
     return build_base(parts, folder, device=device, dtype=dtype)
+
+
+def load_base_parts(path: str | os.PathLike[str]) -> BaseParts:
+    """Find the models of a base and compare all its tensors with the key maps; weights are read later, part by part.
+
+    Arguments:
+        path: A safetensors file in the LDM layout, or a diffusers folder.
+
+    Raises:
+        CheckpointError: If a model is missing, or a tensor is missing, unknown or of another shape.
+    """
+    path = Path(path)
+    return base_in_folder(path) if is_base_folder(path) else base_in_file(open_tensor_file(path))
 
 
 def build_base(

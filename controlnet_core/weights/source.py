@@ -1,196 +1,86 @@
-"""Safetensors files: what is in one without reading it, its tensors by copy, and writing one."""
+"""What weights are read from: a safetensors file, the models of a host, or whatever else holds named tensors."""
 
 from __future__ import annotations
 
-import json
-import os
+import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from contextlib import AbstractContextManager
+from typing import Protocol
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from ..errors import CheckpointError
-from ..whole_file import whole_file
-from .keymap import Shape
-
-METADATA_KEY = "controlnet_core"
-"""Under this key of a file's metadata stands, as JSON, what its shapes cannot say."""
-
-DTYPES = {
-    "F64": "float64",
-    "F32": "float32",
-    "F16": "float16",
-    "BF16": "bfloat16",
-    "F8_E4M3": "float8_e4m3fn",
-    "F8_E5M2": "float8_e5m2",
-}
-PICKLE = "a pickled PyTorch checkpoint"
-SIGNATURES = (
-    (b"PK\x03\x04", PICKLE),
-    *((b"\x80" + bytes([protocol]), PICKLE) for protocol in range(2, 6)),
-    (b"GGUF", "a GGUF file"),
-    (b"version https://git-lfs", "a Git LFS pointer, which stands for a file that was not fetched"),
-    (b"<", "a web page, perhaps an error that was saved instead of the file"),
-    (b"{", "a JSON file"),
-    (b"\x89HDF", "an HDF5 file"),
-    (b"\x89PNG", "a PNG image"),
-    (b"\xff\xd8\xff", "a JPEG image"),
-    (b"\x08", "an ONNX file, it seems"),
-)
-WEIGHT_NAMES = ("diffusion_pytorch_model", "model")
-WEIGHT_VARIANTS = ("", ".fp16", ".bf16")
+from .keymap import Shapes
 
 
-@dataclass(frozen=True)
-class TensorFile:
-    """A safetensors file whose header was read and whose tensors were not.
+class WeightSource(Protocol):
+    """Named tensors whose shapes and dtypes are known before any is read."""
 
-    Attributes:
-        path: Where it is.
-        shapes: The shape of each tensor.
-        dtypes: The dtype of each tensor, such as "float16".
-        metadata: The words stored with it.
-    """
+    @property
+    def place(self) -> str:
+        """Where they are, for messages: the path of a file."""
 
-    path: Path
-    shapes: dict[str, Shape]
-    dtypes: dict[str, str]
-    metadata: dict[str, str]
+    @property
+    def shapes(self) -> Shapes:
+        """The name and shape of each tensor."""
 
-    @contextmanager
+    @property
+    def dtypes(self) -> Mapping[str, str]:
+        """The dtype of each tensor, such as "float16"."""
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """The words stored with them."""
+
     def tensors(
         self, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
-    ) -> Iterator[Mapping[str, Tensor]]:
-        """Open the file and give its tensors, each read when it is asked for.
-
-        They are copies, so that the file can be replaced while they live: Windows does not let a mapped file be.
+    ) -> AbstractContextManager[Mapping[str, Tensor]]:
+        """Open the source and give copies of its tensors, each made when it is asked for.
 
         Arguments:
             device: Where to put them; the CPU by default.
-            dtype: What to turn floating point tensors into; None keeps the file's.
+            dtype: What to turn floating point tensors into; None keeps the source's.
         """
-        with safe_open(self.path, framework="pt") as handle:
-            yield _Reader(tuple(self.shapes), handle.get_tensor, device, dtype)
-
-    def stored_facts(self) -> dict[str, Any]:
-        """What this package wrote into the metadata; empty for other programs' files.
-
-        Raises:
-            CheckpointError: If it is not a JSON object.
-        """
-        try:
-            facts = json.loads(self.metadata.get(METADATA_KEY, "{}"))
-        except json.JSONDecodeError:
-            facts = None
-        if isinstance(facts, dict):
-            return facts
-        raise CheckpointError(
-            found=f"metadata {METADATA_KEY!r} in {self.path} that cannot be read",
-            expected="a JSON object",
-            do="remove or repair that metadata entry",
-        )
 
 
-class _Reader(Mapping[str, Tensor]):
-    """Tensors of an open file, copied out one by one."""
+class CopiedTensors(Mapping[str, Tensor]):
+    """Tensors of an open source, copied out one by one.
+
+    Arguments:
+        names: Their names.
+        original: Gives the tensor of a name.
+        device: Where to put the copies; the CPU by default.
+        dtype: What to turn floating point tensors into; None keeps theirs.
+    """
 
     def __init__(
         self,
-        keys: tuple[str, ...],
-        mapped: Callable[[str], Tensor],
+        names: tuple[str, ...],
+        original: Callable[[str], Tensor],
         device: torch.device | str | None,
         dtype: torch.dtype | None,
     ) -> None:
-        self.keys_in_file = keys
-        self.mapped = mapped
+        self.names = names
+        self.original = original
         self.device = device
         self.dtype = dtype
 
-    def __getitem__(self, key: str) -> Tensor:
-        tensor = self.mapped(key)
+    def __getitem__(self, name: str) -> Tensor:
+        tensor = self.original(name)
         dtype = self.dtype if self.dtype is not None and tensor.is_floating_point() else tensor.dtype
         return tensor.to(device=self.device or "cpu", dtype=dtype, copy=True)
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self.keys_in_file)
+        return iter(self.names)
 
     def __len__(self) -> int:
-        return len(self.keys_in_file)
+        return len(self.names)
 
 
-def open_tensor_file(path: str | os.PathLike[str]) -> TensorFile:
-    """Read the header of a safetensors file, or of the one that a diffusers folder holds.
-
-    Raises:
-        CheckpointError: If it is missing, damaged or of another format. A pickle is never opened.
-    """
-    path = Path(path)
-    if path.is_dir():
-        path = _weights_in(path)
-    if not path.is_file():
-        raise CheckpointError(f"no file {path}", "a safetensors file", "check the path")
-    try:
-        with safe_open(path, framework="pt") as handle:
-            slices = {key: handle.get_slice(key) for key in handle.keys()}  # noqa: SIM118 - it is no mapping
-            shapes = {key: tuple(part.get_shape()) for key, part in slices.items()}
-            dtypes = {key: DTYPES.get(part.get_dtype(), part.get_dtype()) for key, part in slices.items()}
-            return TensorFile(path, shapes, dtypes, dict(handle.metadata() or {}))
-    except (OSError, SafetensorError) as error:
-        raise _unreadable(path, error) from error
-
-
-def write_tensor_file(path: str | os.PathLike[str], tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Write a safetensors file, whole or not at all.
-
-    Arguments:
-        path: Where to write; a file there is replaced.
-        tensors: What to write.
-        metadata: Words to store with them.
-
-    Raises:
-        WriteError: If it cannot be written; what was at `path` stays.
-    """
-    flat = {key: tensor.detach().to("cpu").contiguous() for key, tensor in tensors.items()}
-    with whole_file(path) as temporary:
-        try:
-            save_file(flat, temporary, metadata={"format": "pt", **metadata})
-        except SafetensorError as error:
-            raise OSError(str(error)) from error
-
-
-def _weights_in(folder: Path) -> Path:
-    """The safetensors file that diffusers and transformers keep in a model's folder."""
-    for name in WEIGHT_NAMES:
-        for variant in WEIGHT_VARIANTS:
-            path = folder / f"{name}{variant}.safetensors"
-            if path.is_file():
-                return path
-    names = sorted(entry.name for entry in folder.iterdir())
-    raise CheckpointError(
-        found=f"a folder, {folder}, holding {', '.join(names[:5]) or 'nothing'}",
-        expected="a safetensors file, or a diffusers folder with one that is not split in shards",
-        do="give the path of the file itself",
-    )
-
-
-def _unreadable(path: Path, error: Exception) -> CheckpointError:
-    """Say what a file that is no whole safetensors file seems to be."""
-    if isinstance(error, PermissionError):
-        return CheckpointError(f"that {path} may not be read", "a readable file", "change its permissions")
-    with path.open("rb") as file:
-        start = file.read(32).lstrip()
-    kind = next((words for signature, words in SIGNATURES if start.startswith(signature)), None)
-    if kind == PICKLE:
-        do = "fetch the safetensors version or convert it: a pickle can run any program when it is opened"
-        return CheckpointError(f"{kind}, {path}", "a safetensors file", do)
-    if kind is not None:
-        return CheckpointError(f"{kind}, {path}", "a safetensors file", "fetch the safetensors version")
-    size = path.stat().st_size
-    state = f"a damaged or truncated safetensors file of {size:,} bytes ({error})" if size else "an empty file"
-    return CheckpointError(f"{state}, {path}", "a whole safetensors file", "fetch or save it again")
+def numbers_by_dtype(source: WeightSource) -> Counter[str]:
+    """How many numbers a source holds of each dtype."""
+    counts: Counter[str] = Counter()
+    for name, shape in source.shapes.items():
+        counts[source.dtypes[name]] += math.prod(shape)
+    return counts

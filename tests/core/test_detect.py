@@ -5,31 +5,24 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
-from controlnet_core.config import FAMILIES, SD15, SDXL, UNetConfig
+from controlnet_core.config import FAMILIES, SD15, SDXL, TINY, UNetConfig
 from controlnet_core.errors import CheckpointError
-from controlnet_core.weights import diffusers_keys, ldm_keys
-from controlnet_core.weights.base_parts import load_base_parts
 from controlnet_core.weights.detect import detect, near_miss
+from controlnet_core.weights.facts import family_facts
 from controlnet_core.weights.inspection import inspect_checkpoint
-from controlnet_core.weights.keymap import KeyMap, Shape
+from controlnet_core.weights.keymap import Shape
+from controlnet_core.weights.layouts import diffusers, ldm, openclip, transformers
+from controlnet_core.weights.layouts.kinds import ControlNetConfig, ControlNetLayout
 from controlnet_core.weights.load import load_controlnet
-from controlnet_core.weights.save import text_keymaps
-from controlnet_core.weights.sizes import (
-    Layout,
-    read_autoencoder_config,
-    read_hint,
-    read_text_config,
-    read_unet_config,
-    strip,
-)
-from controlnet_core.weights.text_keys import transformers_keymap
+from controlnet_core.weights.load_base import load_base_parts
 
-LAYOUTS: tuple[Layout, ...] = ("ldm", "diffusers")
+CONTROLNETS = (ldm.CONTROLNET, diffusers.CONTROLNET)
 REAL = ("SD1.5", "SD2.1", "SDXL")
 FOREIGN = {
     "a Control-LoRA": ("lora_controlnet", "input_blocks.1.0.in_layers.2.up", "zero_convs.0.0.weight"),
@@ -65,12 +58,6 @@ def write(path: Path, keys: tuple[str, ...]) -> Path:
     return path
 
 
-def controlnet_map(config: UNetConfig, layout: Layout, hint_channels: int = 3) -> KeyMap:
-    if layout == "ldm":
-        return ldm_keys.controlnet_keymap(config, hint_channels)
-    return diffusers_keys.controlnet_keymap(config, hint_channels)
-
-
 @pytest.mark.parametrize("words", FOREIGN)
 def test_foreign_kinds_are_named_and_refused(words: str, tmp_path: Path) -> None:
     path, expected = write(tmp_path / "file.safetensors", FOREIGN[words]), words.split(" (")[0]
@@ -81,20 +68,19 @@ def test_foreign_kinds_are_named_and_refused(words: str, tmp_path: Path) -> None
             load(path)
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("layouts", [ldm, diffusers], ids=["ldm", "diffusers"])
 @pytest.mark.parametrize("name", REAL)
-def test_sizes_of_the_families_from_shapes_alone(name: str, layout: Layout) -> None:
+def test_sizes_of_the_families_from_shapes_alone(name: str, layouts: ModuleType) -> None:
     config = FAMILIES[name].unet
-    unet = (ldm_keys if layout == "ldm" else diffusers_keys).unet_keymap(config)
-    assert read_unet_config(unet.file_shapes, layout, {}) == config
-    net = controlnet_map(config, layout, 5).file_shapes
-    assert read_unet_config(net, layout, {}) == config
-    assert read_hint(net, layout) == (5, "reference")
-    detected = [detect(shapes) for shapes in (unet.file_shapes, net)]
-    assert [found and found.kind.name for found in detected] == ["unet", "controlnet"]
+    with_hint = ControlNetConfig(config, 5)
+    unet, net = layouts.UNET.keymap(config).file_shapes, layouts.CONTROLNET.keymap(with_hint).file_shapes
+    assert layouts.UNET.sizes(unet, {}) == config
+    assert layouts.CONTROLNET.sizes(net, {}) == with_hint
+    detected = [detect(shapes) for shapes in (unet, net)]
+    assert [found and found.kind for found in detected] == [layouts.UNET, layouts.CONTROLNET]
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("layout", CONTROLNETS, ids=["ldm", "diffusers"])
 @pytest.mark.parametrize(
     "config",
     [
@@ -105,44 +91,42 @@ def test_sizes_of_the_families_from_shapes_alone(name: str, layout: Layout) -> N
     ],
     ids=["SDXL mid", "inpainting", "narrow", "unknown"],
 )
-def test_sizes_of_relatives(config: UNetConfig, layout: Layout) -> None:
-    assert read_unet_config(controlnet_map(config, layout).file_shapes, layout, {}) == config
+def test_sizes_of_relatives(config: UNetConfig, layout: ControlNetLayout) -> None:
+    net = ControlNetConfig(config)
+    assert layout.sizes(layout.keymap(net).file_shapes, {}) == net
 
 
 def test_the_hint_encoder_of_the_paper_is_told_by_its_kernels() -> None:
-    shapes = ldm_keys.controlnet_keymap(SD15, 1, "paper").file_shapes
-    assert read_hint(shapes, "ldm") == (1, "paper")
+    net = ControlNetConfig(SD15, 1, "paper")
+    assert ldm.CONTROLNET.sizes(ldm.controlnet_keymap(net).file_shapes, {}) == net
 
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_sizes_of_autoencoders_and_text_encoders(name: str) -> None:
     family = FAMILIES[name]
     scale = {"latent_scale": family.autoencoder.latent_scale}
-    for layout in LAYOUTS:
-        keymap = (ldm_keys if layout == "ldm" else diffusers_keys).autoencoder_keymap(family.autoencoder)
-        assert read_autoencoder_config(keymap.file_shapes, layout, scale) == family.autoencoder
-    for config, keymap in zip(family.text_encoders, text_keymaps(family), strict=True):
-        shapes = keymap.file_shapes
-        if name == "SD2.1":  # the files hold a 24th layer that is never run
-            shapes["cond_stage_model.model.transformer.resblocks.23.ln_1.weight"] = (1024,)
-        prefix = next(key for key in shapes if key.endswith("token_embedding.weight"))
-        prefix = prefix.removesuffix("token_embedding.weight").removesuffix("text_model.embeddings.")
-        assert read_text_config(strip(shapes, prefix), config, {}) == config
-        assert read_text_config(transformers_keymap(config).file_shapes, config, {}) == config
+    for layout in (ldm.AUTOENCODER, diffusers.AUTOENCODER):
+        assert layout.sizes(layout.keymap(family.autoencoder).file_shapes, scale) == family.autoencoder
+    for config in family.text_encoders:
+        for text in (transformers.TEXT_ENCODER, openclip.TEXT_ENCODER):
+            shapes = text.keymap(config).file_shapes
+            if text is openclip.TEXT_ENCODER and config.projection_dim is None:  # it is never run
+                shapes[f"transformer.resblocks.{config.layers}.ln_1.weight"] = (config.width,)
+            assert text.sizes(shapes, family_facts(config)) == config
 
 
 def test_metadata_says_what_shapes_cannot() -> None:
     config = FAMILIES["TINY"].unet
-    shapes = ldm_keys.unet_keymap(config).file_shapes
-    assert read_unet_config(shapes, "ldm", {}) == config
+    shapes = ldm.unet_keymap(config).file_shapes
+    assert ldm.UNET.sizes(shapes, {}) == config
     facts = {"family": "TINIER", "num_heads": 4, "head_channels": None}
     expected = replace(config, family="TINIER", num_heads=4, head_channels=None)
-    assert read_unet_config(shapes, "ldm", facts) == expected
+    assert ldm.UNET.sizes(shapes, facts) == expected
 
 
 def test_unreadable_metadata_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "net.safetensors"
-    shapes = controlnet_map(FAMILIES["TINY"].unet, "ldm").file_shapes
+    shapes = ldm.controlnet_keymap(ControlNetConfig(TINY)).file_shapes
     tensors = {key: torch.zeros(shape) for key, shape in shapes.items()}
     for words in ("{", json.dumps([1])):
         save_file(tensors, path, metadata={"controlnet_core": words})
@@ -155,13 +139,13 @@ def unfit(shapes: dict[str, Shape], part: str) -> dict[str, Shape]:
 
 
 def test_models_with_uneven_levels_are_refused() -> None:
-    shapes = ldm_keys.unet_keymap(SDXL).file_shapes
+    shapes = ldm.unet_keymap(SDXL).file_shapes
     with pytest.raises(CheckpointError, match="levels with different blocks"):
-        read_unet_config(unfit(shapes, "input_blocks.8.1.transformer_blocks.9."), "ldm", {})
+        ldm.UNET.sizes(unfit(shapes, "input_blocks.8.1.transformer_blocks.9."), {})
 
 
 def test_a_near_miss_is_explained(tmp_path: Path) -> None:
-    shapes = controlnet_map(FAMILIES["TINY"].unet, "diffusers").file_shapes
+    shapes = diffusers.controlnet_keymap(ControlNetConfig(TINY)).file_shapes
     assert near_miss(unfit(shapes, "controlnet_mid_block")) == (
         "what looks like a ControlNet in the diffusers layout, but without controlnet_mid_block.weight"
     )

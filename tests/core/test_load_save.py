@@ -25,14 +25,13 @@ from controlnet_core.model.hint import HintEncoderKind
 from controlnet_core.model.layers import Operations
 from controlnet_core.model.text_encoder import TextEncoder
 from controlnet_core.model.unet import UNet
-from controlnet_core.weights import diffusers_keys
-from controlnet_core.weights import source as files
-from controlnet_core.weights.base_parts import BaseParts, load_base_parts
+from controlnet_core.weights import safetensors_file as files
 from controlnet_core.weights.inspection import inspect_checkpoint
+from controlnet_core.weights.layouts import diffusers, transformers
 from controlnet_core.weights.load import load_controlnet
+from controlnet_core.weights.load_base import load_base_parts
+from controlnet_core.weights.parts.base_parts import BaseParts
 from controlnet_core.weights.save import save_base, save_controlnet
-from controlnet_core.weights.sizes import Layout
-from controlnet_core.weights.text_keys import transformers_keymap
 from tests.support.reduced import REDUCED, randomised
 
 State = dict[str, Tensor]
@@ -61,7 +60,7 @@ def assert_parts(parts: BaseParts, unet: State, autoencoder: State, texts: list[
 
 @pytest.mark.parametrize("layout", ["ldm", "diffusers"])
 @pytest.mark.parametrize("hint_channels", [1, 3])
-def test_controlnet_there_and_back(layout: Layout, hint_channels: int, tmp_path: Path) -> None:
+def test_controlnet_there_and_back(layout: str, hint_channels: int, tmp_path: Path) -> None:
     net, path = net_of(hint_channels=hint_channels), tmp_path / "net.safetensors"
     save_controlnet(net, path, layout, metadata={"trained on": "shapes"})
     loaded = load_controlnet(path)
@@ -175,11 +174,11 @@ def test_what_an_sd2_unet_predicts_is_measured(spread: float, prediction: str, s
 def diffusers_folder(folder: Path, family: Family, *, unet: State, autoencoder: State, text: State) -> None:
     """Write a base as diffusers does, its autoencoder under the early attention names."""
     tensors = {
-        "unet/diffusion_pytorch_model": diffusers_keys.unet_keymap(family.unet).to_theirs(unet),
-        "vae/diffusion_pytorch_model": diffusers_keys.autoencoder_keymap(family.autoencoder, True).to_theirs(
-            autoencoder
-        ),
-        "text_encoder/model.fp16": transformers_keymap(family.text_encoders[0]).to_theirs(text),
+        "unet/diffusion_pytorch_model": diffusers.unet_keymap(family.unet).to_theirs(unet),
+        "vae/diffusion_pytorch_model": diffusers.autoencoder_keymap(
+            family.autoencoder, diffusers.OLD_PIXEL_ATTENTION
+        ).to_theirs(autoencoder),
+        "text_encoder/model.fp16": transformers.text_encoder_keymap(family.text_encoders[0]).to_theirs(text),
     }
     settings = {
         "model_index.json": {},

@@ -14,9 +14,10 @@ from controlnet_core.model.autoencoder import Autoencoder
 from controlnet_core.model.controlnet import ControlNet
 from controlnet_core.model.text_encoder import TextEncoder
 from controlnet_core.model.unet import UNet
-from controlnet_core.weights import ldm_keys
-from controlnet_core.weights.save import save_controlnet, text_keymaps
-from controlnet_core.weights.source import write_tensor_file
+from controlnet_core.weights.layouts import ldm, ldm_base
+from controlnet_core.weights.layouts.kinds import ControlNetConfig
+from controlnet_core.weights.safetensors_file import write_tensor_file
+from controlnet_core.weights.save import save_controlnet
 from tests.support.reduced import randomised
 
 FAMILIES: dict[str, UNetConfig] = {
@@ -52,7 +53,7 @@ class Models:
 def write_models(folder: Path) -> Models:
     """Write a UNet and two nets of each family, the first net also in the diffusers layout and as a pickle."""
     for number, (name, config) in enumerate(FAMILIES.items()):
-        keymap = ldm_keys.unet_keymap(config).prefixed(ldm_keys.UNET_PREFIX)
+        keymap = ldm.unet_keymap(config).prefixed(ldm_base.UNET_PREFIX)
         tensors = keymap.to_theirs(random_unet(name).state_dict())
         write_tensor_file(folder / "diffusion_models" / f"{name}.safetensors", tensors, {})
         for which in ("a", "b"):
@@ -60,7 +61,7 @@ def write_models(folder: Path) -> Models:
             save_controlnet(net, folder / "controlnet" / f"{name}_{which}.safetensors")
             if which == "a":
                 save_controlnet(net, folder / "controlnet" / f"{name}_diffusers.safetensors", layout="diffusers")
-                state = ldm_keys.controlnet_keymap(config, 3, "reference").prefixed("control_model.")
+                state = ldm.controlnet_keymap(ControlNetConfig(config)).prefixed("control_model.")
                 torch.save(state.to_theirs(net.state_dict()), folder / "controlnet" / f"{name}_a.pth")
     return Models(folder)
 
@@ -68,11 +69,11 @@ def write_models(folder: Path) -> Models:
 def write_checkpoint(path: Path, name: str) -> dict[str, Tensor]:
     """Write a whole random base of a family in half precision, whose UNet alone is reduced; its tensors."""
     family = replace(BASES[name], unet=FAMILIES[name])
-    autoencoder = ldm_keys.autoencoder_keymap(family.autoencoder).prefixed(ldm_keys.AUTOENCODER_PREFIX)
-    unet = ldm_keys.unet_keymap(family.unet).prefixed(ldm_keys.UNET_PREFIX)
+    autoencoder = ldm.autoencoder_keymap(family.autoencoder).prefixed(ldm_base.AUTOENCODER_PREFIX)
+    unet = ldm.unet_keymap(family.unet).prefixed(ldm_base.UNET_PREFIX)
     tensors = dict(unet.to_theirs(random_unet(name).state_dict()))
     tensors |= dict(autoencoder.to_theirs(randomised(Autoencoder(family.autoencoder), seed=5).state_dict()))
-    for config, keymap in zip(family.text_encoders, text_keymaps(family), strict=True):
+    for config, keymap in zip(family.text_encoders, ldm_base.text_keymaps(family), strict=True):
         tensors |= dict(keymap.to_theirs(randomised(TextEncoder(config), seed=4).state_dict()))
     # SD2's files have a further layer that is never run.
     last = ".resblocks.22."

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from controlnet_core.config import FAMILIES as REAL
 from controlnet_core.config import Family
-from controlnet_core.weights import ldm_keys
 from controlnet_core.weights.keymap import Shape
-from controlnet_core.weights.save import save_controlnet, text_keymaps
-from controlnet_core.weights.source import write_tensor_file
+from controlnet_core.weights.layouts import ldm, ldm_base
+from controlnet_core.weights.safetensors_file import write_tensor_file
+from controlnet_core.weights.save import save_controlnet
 from tests.host.models import FAMILIES, random_net, random_unet
 
 CHECKPOINTS = {
@@ -44,12 +44,12 @@ def write_named_files(models: Path) -> None:
 
 def checkpoint(family: str, real: Family) -> dict[str, Tensor]:
     """A reduced UNet and real text encoders; for SD1.5 an autoencoder of its kind, else the smallest that there is."""
-    unet = ldm_keys.unet_keymap(FAMILIES[family]).prefixed(ldm_keys.UNET_PREFIX)
+    unet = ldm.unet_keymap(FAMILIES[family]).prefixed(ldm_base.UNET_PREFIX)
     tensors = {key: one.half() for key, one in unet.to_theirs(random_unet(family).state_dict()).items()}
-    for keymap in text_keymaps(real):
+    for keymap in ldm_base.text_keymaps(real):
         tensors |= random_tensors(keymap.file_shapes.items())
     if family == "sd15":
-        autoencoder = ldm_keys.autoencoder_keymap(real.autoencoder).prefixed(ldm_keys.AUTOENCODER_PREFIX)
+        autoencoder = ldm.autoencoder_keymap(real.autoencoder).prefixed(ldm_base.AUTOENCODER_PREFIX)
         return tensors | random_tensors(autoencoder.file_shapes.items())
     vae = TAESD(latent_channels=4)
     return {**tensors, **{f"first_stage_model.{key}": tensor for key, tensor in vae.state_dict().items()}}

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from controlnet_core.weights.load_base import load_base
-from controlnet_core.weights.source import write_tensor_file
+from controlnet_core.weights.safetensors_file import write_tensor_file
 from tests.host.graphs import Builder, Link
 from tests.host.host import Host, largest_difference
 from tests.host.models import write_checkpoint

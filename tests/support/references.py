@@ -12,8 +12,8 @@ from controlnet_core.model.autoencoder import Autoencoder
 from controlnet_core.model.controlnet import ControlNet
 from controlnet_core.model.text_encoder import TextEncoder
 from controlnet_core.model.unet import UNet
-from controlnet_core.weights import diffusers_keys
-from controlnet_core.weights.text_keys import transformers_keymap
+from controlnet_core.weights.layouts import diffusers, transformers
+from controlnet_core.weights.layouts.kinds import ControlNetConfig
 
 
 def reference_unet(unet: UNet) -> UNet2DConditionModel:
@@ -23,7 +23,7 @@ def reference_unet(unet: UNet) -> UNet2DConditionModel:
     reference = UNet2DConditionModel(
         **encoder_arguments(config), out_channels=config.out_channels, up_block_types=up, sample_size=16
     )
-    reference.load_state_dict(diffusers_keys.unet_keymap(config).to_theirs(unet.state_dict()), strict=True)
+    reference.load_state_dict(diffusers.unet_keymap(config).to_theirs(unet.state_dict()), strict=True)
     return reference.eval()
 
 
@@ -31,7 +31,7 @@ def reference_controlnet(net: ControlNet) -> ControlNetModel:
     """The ControlNet of diffusers with our weights."""
     config = net.config
     reference = ControlNetModel(**encoder_arguments(config), conditioning_channels=net.hint_channels)
-    keymap = diffusers_keys.controlnet_keymap(config, net.hint_channels)
+    keymap = diffusers.controlnet_keymap(ControlNetConfig(config, net.hint_channels))
     reference.load_state_dict(keymap.to_theirs(net.state_dict()), strict=True)
     return reference.eval()
 
@@ -72,7 +72,7 @@ def reference_autoencoder(autoencoder: Autoencoder) -> AutoencoderKL:
         latent_channels=config.latent_channels,
         scaling_factor=config.latent_scale,
     )
-    keymap = diffusers_keys.autoencoder_keymap(config)
+    keymap = diffusers.autoencoder_keymap(config)
     reference.load_state_dict(keymap.to_theirs(autoencoder.state_dict()), strict=True)
     return reference.eval()
 
@@ -94,5 +94,5 @@ def reference_text_encoder(encoder: TextEncoder) -> CLIPTextModel | CLIPTextMode
     )
     model = (CLIPTextModelWithProjection if config.projection_dim else CLIPTextModel)(sizes)
     inner = "text_model." if any(key.startswith("text_model.") for key in model.state_dict()) else ""
-    model.load_state_dict(transformers_keymap(config, inner).to_theirs(encoder.state_dict()), strict=True)
+    model.load_state_dict(transformers.text_encoder_keymap(config, inner).to_theirs(encoder.state_dict()), strict=True)
     return model.eval()

@@ -10,8 +10,8 @@ from torch import Tensor
 from ....controlnet_core.config import FAMILIES
 from ....controlnet_core.control.controller import Controller
 from ....controlnet_core.errors import CheckpointError, FamilyMismatchError
-from ....controlnet_core.weights.load import controlnet_config
-from ....controlnet_core.weights.source import open_tensor_file
+from ....controlnet_core.weights.parts.controlnet_part import find_controlnet
+from ....controlnet_core.weights.safetensors_file import open_tensor_file
 from ..host.folders import controlnet_names, controlnet_path
 from ..host.types import HostControlNet, HostModel
 
@@ -108,9 +108,9 @@ def fitting_nets(width: int) -> list[str]:
 
     def fits(name: str) -> bool:
         try:
-            config = controlnet_config(open_tensor_file(controlnet_path(name)))
+            found = find_controlnet(open_tensor_file(controlnet_path(name)))
         except CheckpointError:
             return False  # not a net that the core reads, so it is not suggested
-        return config is not None and config.context_dim == width
+        return found is not None and found.config.unet.context_dim == width
 
     return [name for name in controlnet_names() if name.endswith((".safetensors", ".sft")) and fits(name)]

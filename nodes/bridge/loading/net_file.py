@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +18,14 @@ import torch
 from torch import Tensor
 
 from ....controlnet_core.errors import CheckpointError
-from ....controlnet_core.weights.detect import locate, refusal
-from ....controlnet_core.weights.load import ControlNetPart, controlnet_part, read_controlnet
-from ....controlnet_core.weights.source import TensorFile, open_tensor_file
+from ....controlnet_core.weights.detect import refusal
+from ....controlnet_core.weights.keymap import Shape
+from ....controlnet_core.weights.layouts.kinds import ControlNetConfig
+from ....controlnet_core.weights.load import read_controlnet
+from ....controlnet_core.weights.parts.controlnet_part import find_controlnet
+from ....controlnet_core.weights.parts.part import Part
+from ....controlnet_core.weights.safetensors_file import open_tensor_file
+from ....controlnet_core.weights.source import CopiedTensors, WeightSource, numbers_by_dtype
 from ..control.core_net import CoreControlNet
 from ..host.folders import controlnet_path
 
@@ -47,26 +50,29 @@ class Loaded:
 
 
 @dataclass(frozen=True)
-class PickledFile(TensorFile):
-    """A pickled checkpoint as ComfyUI read it: only tensors, never code.
+class PickledFile:
+    """A pickled checkpoint as ComfyUI read it: a source of weights, only tensors and never code.
 
     Attributes:
+        place: Its path, for messages.
+        shapes: The shape of each tensor.
+        dtypes: The dtype of each.
+        metadata: Empty, as a pickle holds no words.
         loaded: Its tensors.
     """
 
+    place: str
+    shapes: dict[str, Shape]
+    dtypes: dict[str, str]
+    metadata: dict[str, str]
     loaded: Mapping[str, Tensor]
 
     @contextmanager
     def tensors(
         self, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
     ) -> Iterator[Mapping[str, Tensor]]:
-        """Give copies of the tensors."""
-
-        def converted(tensor: Tensor) -> Tensor:
-            kept = dtype if dtype is not None and tensor.is_floating_point() else tensor.dtype
-            return tensor.to(device=device or "cpu", dtype=kept, copy=True)
-
-        yield {key: converted(tensor) for key, tensor in self.loaded.items()}
+        """Give copies of the tensors, each made when it is asked for."""
+        yield CopiedTensors(tuple(self.loaded), self.loaded.__getitem__, device, dtype)
 
 
 def load_control_net(name: str) -> Loaded:
@@ -89,10 +95,10 @@ def load_control_net_file(path: Path, name: str) -> Loaded:
         name: What messages call it.
     """
     file = _opened(path)
-    if locate(file.shapes, "controlnet") is None:
+    found = find_controlnet(file)
+    if found is None:
         return _by_host(path, name, refusal(file.shapes, EXPECTED, str(path)))
-    found = controlnet_part(file)
-    config = found.part.config
+    config = found.config.unet
     if config.transformer_depth_middle == 0 and config.vector_dim is not None:
         return _by_host(path, name, CheckpointError(f"{WITHOUT_MIDDLE}, {path}", EXPECTED, "use the full net"))
     return _by_core(found, name)
@@ -105,7 +111,7 @@ def file_stamp(name: str) -> str:
     return f"{path}:{facts.st_size}:{facts.st_mtime_ns}"
 
 
-def _opened(path: Path) -> TensorFile:
+def _opened(path: Path) -> WeightSource:
     """Open a file of any format: safetensors by its header, pickles through ComfyUI, which reads only tensors."""
     if path.suffix in (".safetensors", ".sft"):
         return open_tensor_file(path)
@@ -118,13 +124,13 @@ def _opened(path: Path) -> TensorFile:
     tensors = {key: value for key, value in loaded.items() if isinstance(value, Tensor)}
     shapes = {key: tuple(value.shape) for key, value in tensors.items()}
     dtypes = {key: str(value.dtype).removeprefix("torch.") for key, value in tensors.items()}
-    return PickledFile(path, shapes, dtypes, {}, tensors)
+    return PickledFile(str(path), shapes, dtypes, {}, tensors)
 
 
-def _by_core(found: ControlNetPart, name: str) -> Loaded:
+def _by_core(found: Part[ControlNetConfig], name: str) -> Loaded:
     """Build the core's net on ComfyUI's operations, in its patcher and in the dtype it would choose."""
     load_device = comfy.model_management.get_torch_device()
-    stored = _main_dtype(found.part.file)
+    stored = _main_dtype(found.source)
     dtype = comfy.model_management.unet_dtype(
         model_params=-1, supported_dtypes=COMPUTE_DTYPES.copy(), weight_dtype=stored
     )
@@ -154,25 +160,21 @@ def _by_host(path: Path, name: str, reason: CheckpointError) -> Loaded:
     return Loaded(control_net, f"{name}: read by ComfyUI's own loader, as it is {reason.found.rpartition(',')[0]}")
 
 
-def _report(found: ControlNetPart, name: str, control_net: CoreControlNet) -> str:
+def _report(found: Part[ControlNetConfig], name: str, control_net: CoreControlNet) -> str:
     """What was loaded, as a sentence."""
-    file, config = found.part.file, found.part.config
-    stored, computed = _main_dtype(file), control_net.dtype
-    millions = sum(prod(shape) for shape in file.shapes.values()) / 1e6
+    stored, computed = _main_dtype(found.source), control_net.dtype
+    millions = numbers_by_dtype(found.source).total() / 1e6
     dtypes = str(stored).removeprefix("torch.")
     if computed != stored:
         dtypes += f", computed in {str(computed).removeprefix('torch.')}"
     pooled = ", residuals averaged over the picture" if control_net.global_average_pooling else ""
     return (
-        f"{name}: read by ControlNet Core; {config.family}, {found.layout} layout, "
+        f"{name}: read by ControlNet Core; {found.config.unet.family}, {found.layout.name} layout, "
         f"{millions:.0f} M parameters, {dtypes}{pooled}"
     )
 
 
-def _main_dtype(file: TensorFile) -> torch.dtype:
-    """The dtype of most of a file's numbers."""
-    counts: Counter[str] = Counter()
-    for key, shape in file.shapes.items():
-        counts[file.dtypes[key]] += prod(shape)
-    dtype: torch.dtype = getattr(torch, counts.most_common(1)[0][0])
+def _main_dtype(source: WeightSource) -> torch.dtype:
+    """The dtype of most of a source's numbers."""
+    dtype: torch.dtype = getattr(torch, numbers_by_dtype(source).most_common(1)[0][0])
     return dtype

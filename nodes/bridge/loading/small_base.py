@@ -15,8 +15,8 @@ import comfy.utils
 import torch
 
 from ....controlnet_core.config import FAMILIES
+from ....controlnet_core.weights.layouts import ldm
 from ....controlnet_core.weights.load_base import TINY_FOLDER
-from ....controlnet_core.weights.sizes import read_autoencoder_config
 from ..host.types import HostClip, HostModel, HostVae
 
 TINY = FAMILIES["TINY"]
@@ -144,7 +144,7 @@ def _clip(weights: dict[str, Any]) -> HostClip:
 
 def _vae(weights: dict[str, Any]) -> HostVae:
     """The autoencoder."""
-    sizes = read_autoencoder_config({key: tuple(tensor.shape) for key, tensor in weights.items()}, "ldm", {})
+    sizes = ldm.AUTOENCODER.sizes({key: tuple(tensor.shape) for key, tensor in weights.items()}, {})
     params = {
         "ddconfig": {
             "double_z": True,

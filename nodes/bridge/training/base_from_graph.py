@@ -25,14 +25,16 @@ from ....controlnet_core.base import Base
 from ....controlnet_core.config import FAMILIES, Family, Prediction
 from ....controlnet_core.errors import CheckpointError
 from ....controlnet_core.schedule import NoiseSchedule
-from ....controlnet_core.weights.base_parts import base_parts_in_file
+from ....controlnet_core.weights.keymap import Shape
 from ....controlnet_core.weights.load_base import TINY_FOLDER, build_base
-from ....controlnet_core.weights.source import TensorFile, open_tensor_file
+from ....controlnet_core.weights.parts.base_in_file import base_in_file
+from ....controlnet_core.weights.safetensors_file import open_tensor_file
+from ....controlnet_core.weights.source import CopiedTensors
 from ..host.types import HostClip, HostModel, HostVae
 from ..loading.families import WIDTHS
 from ..loading.small_base import TinyConfig
 
-PLACE = Path("the graph's MODEL, CLIP and VAE")
+PLACE = "the graph's MODEL, CLIP and VAE"
 TRAINABLE = f"a MODEL of {', '.join(name for name in FAMILIES if name != 'TINY')} or the small base"
 UNET, VAE = ("model.diffusion_model.", "diffusion_model."), ("first_stage_model.", "")
 TEXT_NAMES = ("clip_l", "clip_h", "clip_g")
@@ -42,41 +44,33 @@ SAME_SCHEDULE = 1e-5
 
 
 @dataclass(frozen=True)
-class GraphWeights(TensorFile):
-    """What goes through the sockets MODEL, CLIP and VAE, read as one checkpoint in the LDM layout.
+class GraphWeights:
+    """What goes through the sockets MODEL, CLIP and VAE: a source of weights, named as a checkpoint in the LDM layout.
 
     Attributes:
-        sources: For each key ComfyUI's patcher and its name of the parameter.
+        shapes: The shape of each weight.
+        dtypes: The dtype of each, as they are read.
+        metadata: The words that the file they come from would hold.
+        parameters: For each key ComfyUI's patcher and its name of the parameter.
+        place: What messages call it.
     """
 
-    sources: Mapping[str, tuple[HostModel, str]]
+    shapes: dict[str, Shape]
+    dtypes: dict[str, str]
+    metadata: dict[str, str]
+    parameters: Mapping[str, tuple[HostModel, str]]
+    place: str = PLACE
 
     @contextmanager
     def tensors(
         self, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
     ) -> Iterator[Mapping[str, Tensor]]:
         """Give copies of the weights, each made when it is asked for: dequantised, with LoRAs and other patches."""
-        yield _Weights(self.sources, torch.device(device or "cpu"), dtype or torch.float32)
 
+        def acting(key: str) -> Tensor:
+            return _merged(*self.parameters[key])
 
-class _Weights(Mapping[str, Tensor]):
-    """Weights that are copied out one by one."""
-
-    def __init__(
-        self, sources: Mapping[str, tuple[HostModel, str]], device: torch.device, dtype: torch.dtype
-    ) -> None:
-        self.sources = sources
-        self.device = device
-        self.dtype = dtype
-
-    def __getitem__(self, key: str) -> Tensor:
-        return _merged(*self.sources[key]).to(self.device, self.dtype)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.sources)
-
-    def __len__(self) -> int:
-        return len(self.sources)
+        yield CopiedTensors(tuple(self.parameters), acting, device, dtype)
 
 
 def base_of(model: HostModel, clip: HostClip, vae: HostVae) -> Base:
@@ -93,7 +87,7 @@ def base_of(model: HostModel, clip: HostClip, vae: HostVae) -> Base:
     _check_trainable(model)
     _check_mergeable("MODEL", model)
     _check_mergeable("CLIP", clip.patcher)
-    parts = base_parts_in_file(_as_one_file(model, clip, vae))
+    parts = base_in_file(_as_one_file(model, clip, vae))
     sampling = model.get_model_object("model_sampling")
     family = replace(_with_clip_skip(parts.family, clip), prediction=_prediction(sampling))
     return build_base(replace(parts, family=family), _tokenizer(family), _schedule(sampling))
@@ -138,7 +132,7 @@ def _as_one_file(model: HostModel, clip: HostClip, vae: HostVae) -> GraphWeights
     shapes = {key: tuple(_parameter(*source).shape) for key, source in sources.items()}
     is_tiny = isinstance(model.model.model_config, TinyConfig)
     metadata = open_tensor_file(TINY_FOLDER / "base.safetensors").metadata if is_tiny else {}
-    return GraphWeights(PLACE, shapes, dict.fromkeys(shapes, "float32"), metadata, sources)
+    return GraphWeights(shapes, dict.fromkeys(shapes, "float32"), metadata, sources)
 
 
 def _text_sources(patcher: HostModel) -> dict[str, tuple[HostModel, str]]:

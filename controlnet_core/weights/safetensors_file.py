@@ -1,0 +1,152 @@
+"""Safetensors files: what is in one without reading it, its tensors by copy, and writing one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ..errors import CheckpointError
+from ..whole_file import whole_file
+from .keymap import Shape
+from .source import CopiedTensors
+
+DTYPES = {
+    "F64": "float64",
+    "F32": "float32",
+    "F16": "float16",
+    "BF16": "bfloat16",
+    "F8_E4M3": "float8_e4m3fn",
+    "F8_E5M2": "float8_e5m2",
+}
+PICKLE = "a pickled PyTorch checkpoint"
+SIGNATURES = (
+    (b"PK\x03\x04", PICKLE),
+    *((b"\x80" + bytes([protocol]), PICKLE) for protocol in range(2, 6)),
+    (b"GGUF", "a GGUF file"),
+    (b"version https://git-lfs", "a Git LFS pointer, which stands for a file that was not fetched"),
+    (b"<", "a web page, perhaps an error that was saved instead of the file"),
+    (b"{", "a JSON file"),
+    (b"\x89HDF", "an HDF5 file"),
+    (b"\x89PNG", "a PNG image"),
+    (b"\xff\xd8\xff", "a JPEG image"),
+    (b"\x08", "an ONNX file, it seems"),
+)
+WEIGHT_NAMES = ("diffusion_pytorch_model", "model")
+WEIGHT_VARIANTS = ("", ".fp16", ".bf16")
+
+
+@dataclass(frozen=True)
+class TensorFile:
+    """A safetensors file whose header was read and whose tensors were not.
+
+    Attributes:
+        path: Where it is.
+        shapes: The shape of each tensor.
+        dtypes: The dtype of each tensor, such as "float16".
+        metadata: The words stored with it.
+    """
+
+    path: Path
+    shapes: dict[str, Shape]
+    dtypes: dict[str, str]
+    metadata: dict[str, str]
+
+    @property
+    def place(self) -> str:
+        """Its path, for messages."""
+        return str(self.path)
+
+    @contextmanager
+    def tensors(
+        self, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+    ) -> Iterator[Mapping[str, Tensor]]:
+        """Open the file and give copies of its tensors, each made when it is asked for.
+
+        The file can be replaced while copies live: Windows does not let a mapped file be.
+
+        Arguments:
+            device: Where to put them; the CPU by default.
+            dtype: What to turn floating point tensors into; None keeps the file's.
+        """
+        with safe_open(self.path, framework="pt") as handle:
+            yield CopiedTensors(tuple(self.shapes), handle.get_tensor, device, dtype)
+
+
+def open_tensor_file(path: str | os.PathLike[str]) -> TensorFile:
+    """Read the header of a safetensors file, or of the one that a diffusers folder holds.
+
+    Raises:
+        CheckpointError: If it is missing, damaged or of another format. A pickle is never opened.
+    """
+    path = Path(path)
+    if path.is_dir():
+        path = _weights_in(path)
+    if not path.is_file():
+        raise CheckpointError(f"no file {path}", "a safetensors file", "check the path")
+    try:
+        with safe_open(path, framework="pt") as handle:
+            slices = {key: handle.get_slice(key) for key in handle.keys()}  # noqa: SIM118 - it is no mapping
+            shapes = {key: tuple(part.get_shape()) for key, part in slices.items()}
+            dtypes = {key: DTYPES.get(part.get_dtype(), part.get_dtype()) for key, part in slices.items()}
+            return TensorFile(path, shapes, dtypes, dict(handle.metadata() or {}))
+    except (OSError, SafetensorError) as error:
+        raise _unreadable(path, error) from error
+
+
+def write_tensor_file(path: str | os.PathLike[str], tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Write a safetensors file, whole or not at all.
+
+    Arguments:
+        path: Where to write; a file there is replaced.
+        tensors: What to write.
+        metadata: Words to store with them.
+
+    Raises:
+        WriteError: If it cannot be written; what was at `path` stays.
+    """
+    flat = {key: tensor.detach().to("cpu").contiguous() for key, tensor in tensors.items()}
+    with whole_file(path) as temporary:
+        try:
+            save_file(flat, temporary, metadata={"format": "pt", **metadata})
+        except SafetensorError as error:
+            raise OSError(str(error)) from error
+
+
+def _weights_in(folder: Path) -> Path:
+    """The safetensors file that diffusers and transformers keep in a model's folder."""
+    for name in WEIGHT_NAMES:
+        for variant in WEIGHT_VARIANTS:
+            path = folder / f"{name}{variant}.safetensors"
+            if path.is_file():
+                return path
+    names = sorted(entry.name for entry in folder.iterdir())
+    raise CheckpointError(
+        found=f"a folder, {folder}, holding {', '.join(names[:5]) or 'nothing'}",
+        expected="a safetensors file, or a diffusers folder with one that is not split in shards",
+        do="give the path of the file itself",
+    )
+
+
+def _unreadable(path: Path, error: Exception) -> CheckpointError:
+    """Say what a file that is no whole safetensors file seems to be."""
+    if isinstance(error, PermissionError):
+        return CheckpointError(f"that {path} may not be read", "a readable file", "change its permissions")
+    with path.open("rb") as file:
+        start = file.read(32).lstrip()
+    kind = next((words for signature, words in SIGNATURES if start.startswith(signature)), None)
+    if kind == PICKLE:
+        do = "fetch the safetensors version or convert it: a pickle can run any program when it is opened"
+        return CheckpointError(f"{kind}, {path}", "a safetensors file", do)
+    if kind is not None:
+        return CheckpointError(f"{kind}, {path}", "a safetensors file", "fetch the safetensors version")
+    size = path.stat().st_size
+    state = f"a damaged or truncated safetensors file of {size:,} bytes ({error})" if size else "an empty file"
+    return CheckpointError(f"{state}, {path}", "a whole safetensors file", "fetch or save it again")
