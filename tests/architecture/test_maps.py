@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "SECURITY.md", "docs/measurements.md", "docs/inference.md")
 SUFFIXES = "py|md|png|jpg|json|txt|toml|yml|safetensors|svg"
-ELSEWHERE = ("NAME", "SETTINGS.toml", "WORKFLOW.json", "hint.png", "out.png", "<")
+ELSEWHERE = ("NAME", "build/", "SETTINGS.toml", "WORKFLOW.json", "hint.png", "out.png", "<")
 """Marks of a file that the reader makes or has."""
 BASES = ("", "controlnet_core/", "nodes/bridge/", "docs/")
 """Where a mentioned path may begin."""
