@@ -1,4 +1,4 @@
-"""What a ControlNet gives: one tensor to add to each skip of the UNet, and one for its middle block."""
+"""The output of a ControlNet: one tensor to add to each skip of the UNet, and one for its middle block."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Residuals:
         return Residuals(tuple(function(skip) for skip in self.skips), middle)
 
     def scaled(self, factors: float | Sequence[float]) -> Residuals:
-        """Multiply everything by one number, or each skip and then the middle by its own."""
+        """Multiply all tensors by one factor, or each skip and then the middle by its own."""
         count = len(self.skips) + (self.middle is not None)
         each = [factors] * count if isinstance(factors, (int, float)) else list(factors)
         if len(each) < count:
@@ -49,7 +49,7 @@ class Residuals:
         )
 
     def pooled(self) -> Residuals:
-        """Average each over the picture, for nets that were trained to give style and not place (shuffle)."""
+        """Average each tensor over the picture, for nets that were trained to give style, not position (shuffle)."""
         return self.map(lambda tensor: tensor.mean(dim=(2, 3), keepdim=True).expand_as(tensor))
 
     def __add__(self, other: Residuals) -> Residuals:
