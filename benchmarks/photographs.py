@@ -28,7 +28,7 @@ from controlnet_core.base import Base
 from controlnet_core.data.dataset import PairDataset
 from controlnet_core.data.hints import HintMaker
 from controlnet_core.data.in_memory import InMemoryDataset
-from controlnet_core.evaluation.validation import at_once, draw_hints
+from controlnet_core.evaluation.validation import draw_hints, pictures_per_batch
 from controlnet_core.keyed import keyed_generator
 from controlnet_core.model.controlnet import ControlNet
 from controlnet_core.sampling.generate import SamplingSettings
@@ -95,7 +95,7 @@ class PhotographsTask:
     def ceiling(self) -> float:
         """The score of encoded and decoded true pictures."""
         images = torch.stack([self.held_out[row].image for row in range(self.hints)])
-        parts = images.split(at_once(*images.shape[-2:]))
+        parts = images.split(pictures_per_batch(*images.shape[-2:]))
         decoded = [self.base.decode_latents(self.base.encode_images(part).mean) for part in parts]
         return float(self._scored(torch.cat(decoded))["following"])
 

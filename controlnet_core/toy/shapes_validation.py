@@ -13,7 +13,7 @@ from ..base import Base
 from ..control.curves import Side
 from ..data.dataset import Progress
 from ..errors import DatasetError
-from ..evaluation.validation import Evaluation, at_once, draw_hints
+from ..evaluation.validation import Evaluation, draw_hints, pictures_per_batch
 from ..model.controlnet import ControlNet
 from ..sampling.generate import SamplingSettings
 from .scores import following_scores, picture_scores
@@ -41,7 +41,7 @@ class ShapesValidation:
             raise DatasetError("training scenes for a validation", "held-out scenes", "pass held_out=True")
 
     @property
-    def ceiling_words(self) -> str:
+    def ceiling_label(self) -> str:
         """What the ceiling is."""
         return "encoded and decoded true images"
 
@@ -59,7 +59,7 @@ class ShapesValidation:
     def ceiling(self) -> float:
         """The score of encoded and decoded true images: more than this the autoencoder cannot give."""
         images = self.scenes.images(range(len(self.scenes)))
-        parts = images.split(at_once(self.scenes.size, self.scenes.size))
+        parts = images.split(pictures_per_batch(self.scenes.size, self.scenes.size))
         decoded = [self.base.decode_latents(self.base.encode_images(part).mean) for part in parts]
         return self._scored(torch.cat(decoded)).following
 
