@@ -1,4 +1,4 @@
-"""Following on held-out scenes of the shapes generator: drawn, and found again by a detector that sees the pictures."""
+"""Following on held-out scenes of the shapes generator, measured by a detector that sees only the drawn pictures."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class ShapesValidation:
 
     @property
     def ceiling_label(self) -> str:
-        """What the ceiling is."""
+        """What the ceiling is, for reports."""
         return "encoded and decoded true images"
 
     @cached_property
@@ -57,7 +57,7 @@ class ShapesValidation:
 
     @cached_property
     def ceiling(self) -> float:
-        """The score of encoded and decoded true images: more than this the autoencoder cannot give."""
+        """The score of encoded and decoded true images, the most that the autoencoder allows."""
         images = self.scenes.images(range(len(self.scenes)))
         parts = images.split(pictures_per_batch(self.scenes.size, self.scenes.size))
         decoded = [self.base.decode_latents(self.base.encode_images(part).mean) for part in parts]
