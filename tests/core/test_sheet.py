@@ -130,7 +130,7 @@ def test_what_cannot_be_written_is_named_and_leaves_nothing(tmp_path: Path) -> N
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["file", "folder.png"]
 
 
-def test_an_earlier_picture_outlives_a_failed_write(tmp_path: Path) -> None:
+def test_an_earlier_picture_survives_a_failed_write(tmp_path: Path) -> None:
     path = tmp_path / "picture.png"
     write_png(to_image(flat(RED)), path)
     before = path.read_bytes()
