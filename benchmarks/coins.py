@@ -3,11 +3,11 @@
     python benchmarks/coins.py runs/RUN/controlnet.safetensors --out coins.png
 
 The photograph is scikit-image's `coins`, which has 24 of them, and one rule crops them all: see `find_coins` and
-`crop_box`. Each crop becomes a hint by `controlnet_core.data.photograph.edge_hint`, neighbouring coins and all. The net
-draws a disc along it, a detector that sees nothing but the drawing finds the disc, and intersection over union (IoU)
-compares it with the coin's mask. Steps, guidance and the side that control acts on are the demo's. Printed beside: the
-same for drawings without control, and the IoU of the drawn discs with the mask of the next coin, which is high because
-the rule puts almost every coin into the middle of its crop.
+`crop_box`. Each crop becomes a hint by `controlnet_core.toy.photograph.edge_hint`, neighbouring coins included. The net
+draws a disc along it, a detector that sees only the drawing finds the disc, and intersection over union (IoU) compares
+it with the coin's mask. Steps, guidance and the side that control acts on are the demo's. Also printed: the same for
+drawings without control, and the IoU of the drawn discs with the mask of the next coin, which is high because the rule
+puts almost every coin into the middle of its crop.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class Coin:
     """One coin of the photograph.
 
     Attributes:
-        photograph: The crop, (1, 3, S, S) in [0, 1], of as many pixels as the photograph has.
+        photograph: The crop, (1, 3, S, S) in [0, 1], at the photograph's own resolution.
         hint: Its edges, (1, 3, SIDE, SIDE) in [0, 1].
         mask: Where the coin is, (SIDE, SIDE) bool.
     """
@@ -101,10 +101,10 @@ def read_coins() -> list[Coin]:
     return [_coin(photograph[box], numbers[box] == number) for number, box in enumerate(boxes, 1)]
 
 
-def _coin(grey: Array, where: Array) -> Coin:
+def _coin(grey: Array, mask: Array) -> Coin:
     photograph = (torch.from_numpy(grey.copy()) / 255).expand(1, 3, -1, -1)
-    mask = fit_mask(torch.from_numpy(where.copy()).float()[None, None], SIDE, SIDE)[0, 0]
-    return Coin(photograph, edge_hint(photograph), mask > 0.5)
+    coverage = fit_mask(torch.from_numpy(mask.copy()).float()[None, None], SIDE, SIDE)[0, 0]
+    return Coin(photograph, edge_hint(photograph), coverage > 0.5)
 
 
 def draw(base: Base, net: ControlNet | None, coins: Sequence[Coin], prompt: str, settings: SamplingSettings) -> Tensor:
@@ -153,9 +153,9 @@ def picture(drawings: Tensor, scores: Sequence[float], coins: Sequence[Coin]) ->
 
 
 def table(result: dict[str, Any]) -> str:
-    """The result in words."""
-    names = {name: name.replace("_", " ") for name in result if name != "scores"}
-    return "\n".join(f"{words:28}{result[name]:.3f}" for name, words in names.items())
+    """The result as text."""
+    labels = {name: name.replace("_", " ") for name in result if name != "scores"}
+    return "\n".join(f"{label:28}{result[name]:.3f}" for name, label in labels.items())
 
 
 def main() -> None:

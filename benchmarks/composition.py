@@ -3,12 +3,12 @@
     python benchmarks/composition.py demo/controlnet.safetensors --out composition.png
 
 NET was trained on outlines, as by `controlnet-core demo`. A second net is trained here, with the demo's settings, on
-colour maps: pictures averaged over 4 x 4 cells, which tell the colours but hardly the shape. A run that was stopped
-goes on, and a finished one is read back. Then held-out scenes are drawn from empty prompts: without control, from the
+colour maps: pictures averaged over 4 x 4 cells, which show the colours but hardly the shape. An interrupted run
+resumes, and a finished one is read back. Then held-out scenes are drawn from empty prompts: without control, from the
 outline alone, from the colour map alone, and from both, their residuals added without further weights. Control is on
 the conditional side of guidance only.
 
-A detector that sees nothing but a drawing finds its shape and names it and both colours. Printed are the following
+A detector that sees only a drawing finds its shape and names it and both colours. Printed are the following
 score (intersection over union with the scene's shape) and the shares of drawings with the scene's colour, background
 and shape.
 """
@@ -48,7 +48,7 @@ Nets = Mapping[str, ControlNet]
 
 
 def train_net(base: Base, settings: TrainSettings, pairs: ShapesDataset) -> ControlNet:
-    """Train a net, go on training it, or read it back."""
+    """Train a net, resume its training, or read it back."""
     with tqdm(total=settings.steps, desc=f"training on {pairs.hint}", unit="step") as bar:
         for report in train(settings, base, pairs):
             bar.update(report.step - bar.n)
@@ -56,12 +56,12 @@ def train_net(base: Base, settings: TrainSettings, pairs: ShapesDataset) -> Cont
 
 
 def stacks(nets: Nets) -> dict[str, Nets]:
-    """What is drawn with: no net, each net alone, and all."""
+    """The stacks to draw with: no net, each net alone, and all."""
     return {"without control": {}, **{f"{kind} alone": {kind: net} for kind, net in nets.items()}, "both": nets}
 
 
 def held_out(hint: str, count: int, size: int) -> ShapesDataset:
-    """Pairs of scenes that no net was trained on; the same scenes for each kind of hint."""
+    """Pairs of held-out scenes; the same scenes for each kind of hint."""
     return ShapesDataset(count, size, seed=0, held_out=True, hint=hint)
 
 
@@ -77,20 +77,20 @@ def draw(base: Base, nets: Nets, count: int, settings: SamplingSettings) -> Eval
 
 def summary(evaluations: Mapping[str, Evaluation]) -> dict[str, dict[str, float]]:
     """The scores of each stack."""
-    return {name: {"following": one.following, **one.measures} for name, one in evaluations.items()}
+    return {name: {"following": found.following, **found.measures} for name, found in evaluations.items()}
 
 
 def table(result: Mapping[str, Mapping[str, float]]) -> str:
     """The scores, a line for each stack."""
     titles = next(iter(result.values()))
     lines = [" " * 18 + "".join(f"{title:>12}" for title in titles)]
-    lines += [f"{name:18}" + "".join(f"{one[title]:12.3f}" for title in titles) for name, one in result.items()]
+    lines += [f"{name:18}" + "".join(f"{scores[title]:12.3f}" for title in titles) for name, scores in result.items()]
     return "\n".join(lines).replace("_", " ")
 
 
 def picture(evaluations: Mapping[str, Evaluation], hints: Mapping[str, Tensor]) -> Image.Image:
     """Show the first scenes: their hints, each (N, 3, H, W), and what each stack of nets drew from them."""
-    drawings = {name: one.pictures for name, one in evaluations.items() if name != "without control"}
+    drawings = {name: found.pictures for name, found in evaluations.items() if name != "without control"}
     columns = {**{f"{kind} hint": pixels for kind, pixels in hints.items()}, **drawings}
     rows = list(zip(*(pixels[:SHOWN] for pixels in columns.values()), strict=True))
     return sheet(rows, [title.replace("_", " ") for title in columns], cell=CELL)

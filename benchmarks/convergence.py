@@ -1,15 +1,15 @@
-"""Is convergence sudden? Following of each held-out hint, densely, over seeds, batches and starts of the hint encoder.
+"""Is convergence sudden? Following of each held-out hint, measured densely, over seeds, batch sizes and first weights.
 
     python benchmarks/convergence.py --out convergence
 
 Zhang et al. 2023 (section 3.3, figure 4) see a net that does not follow its hint at all, and some steps later does. The
-demo's net is trained here and scored every 10 steps where it learns to follow. `convergence` tells for the mean of all
-hints, and for each hint alone, where following begins and how abruptly: whether the mean is smooth only because each
-hint jumps at a time of its own.
+demo's net is trained here, also with another batch size and with torch's default weights in the hint encoder, and
+scored every 10 steps where it learns to follow. `convergence` tells for the mean of all hints, and for each hint alone,
+where following begins and how abruptly: is the mean smooth only because each hint jumps at a time of its own?
 
-Two nulls say what chance would show. With the hints exchanged among the pictures nothing can be learned: how many
-hints seem to converge all the same? And if every hint rose just as the mean does, with the accidents that its own
-scores have: how many would seem sudden?
+Two null experiments show what chance would give. With the hints exchanged among the pictures nothing can be learned:
+how many hints seem to converge nevertheless? And if every hint rose just as the mean does, with the deviations of its
+own scores: how many would seem sudden?
 """
 
 from __future__ import annotations
@@ -44,9 +44,9 @@ from benchmarks.seeded_runs import (
     Curve,
     Plan,
     Variant,
-    beside,
     chart,
     points,
+    side_by_side,
     study_parser,
 )
 
@@ -70,7 +70,13 @@ VARIANTS = (DEMO, Variant("batch 4", {"batch_size": 4}), Variant("torch's start"
 
 def of_hints(curve: Curve) -> list[list[tuple[int, float]]]:
     """The scores of each hint, in the order of steps."""
-    return [[(at["step"], at["scores"][hint]) for at in curve] for hint in range(len(curve[0]["scores"]))]
+    hints = range(len(curve[0]["scores"]))
+    return [[(found["step"], found["scores"][hint]) for found in curve] for hint in hints]
+
+
+def of_mean(curve: Curve) -> list[tuple[int, float]]:
+    """The mean scores of all hints, in the order of steps."""
+    return [(found["step"], found["following"]) for found in curve]
 
 
 def own_rise(scores: Points, ceiling: float) -> Convergence | None:
@@ -79,18 +85,18 @@ def own_rise(scores: Points, ceiling: float) -> Convergence | None:
 
 
 def risen_as_the_mean(curve: Curve, seed: int) -> list[list[tuple[int, float]]]:
-    """What the scores of the hints would be if each rose as the mean does, with the accidents of its own scores."""
-    mean = rising_fit([at["following"] for at in curve])
+    """What the scores of the hints would be if each rose as the mean does, with the deviations of its own scores."""
+    mean = rising_fit([score for _, score in of_mean(curve)])
     shape = [(value - mean[0]) / max(1e-9, mean[-1] - mean[0]) for value in mean]
     surrogates = []
     for number, scores in enumerate(of_hints(curve)):
         fit = rising_fit([score for _, score in scores])
-        accidents = [score - risen for (_, score), risen in zip(scores, fit, strict=True)]
+        deviations = [score - value for (_, score), value in zip(scores, fit, strict=True)]
         order = torch.randperm(len(scores), generator=keyed_generator("accidents", seed, number)).tolist()
         surrogates.append(
             [
-                (step, fit[0] + (fit[-1] - fit[0]) * part + accidents[place])
-                for (step, _), part, place in zip(scores, shape, order, strict=True)
+                (step, fit[0] + (fit[-1] - fit[0]) * share + deviations[index])
+                for (step, _), share, index in zip(scores, shape, order, strict=True)
             ]
         )
     return surrogates
@@ -113,13 +119,13 @@ def summary(runs: Mapping[str, Sequence[Curve]], ceiling: float, without_control
     """Of each variant: the convergence of the mean, seed by seed; that of all hints of all seeds; and its nulls."""
     result: dict[str, Any] = {"ceiling": ceiling, "without_control": without_control, "variants": {}}
     for name, curves in runs.items():
-        means = [convergence([(at["step"], at["following"]) for at in one], without_control, ceiling) for one in curves]
-        surrogates = [scores for seed, one in enumerate(curves) for scores in risen_as_the_mean(one, seed)]
+        rises = [convergence(of_mean(curve), without_control, ceiling) for curve in curves]
+        surrogates = [scores for seed, curve in enumerate(curves) for scores in risen_as_the_mean(curve, seed)]
         result["variants"][name] = {
-            "mean": [None if one is None else {**vars(one), "pace": one.pace} for one in means],
-            "single_hints": paces([scores for one in curves for scores in of_hints(one)], ceiling),
+            "mean": [None if rise is None else {**vars(rise), "pace": rise.pace} for rise in rises],
+            "single_hints": paces([scores for curve in curves for scores in of_hints(curve)], ceiling),
             "if_each_rose_as_the_mean": paces(surrogates, ceiling),
-            "following_at_the_end": [round(one[-1]["following"], 3) for one in curves],
+            "following_at_the_end": [round(curve[-1]["following"], 3) for curve in curves],
         }
     return result
 
@@ -134,8 +140,7 @@ def single_hints(curve: Curve) -> Image.Image:
         steps = [step for step, _ in scores]
         colour = COLOURS[2 + number % 4]
         draw_series(canvas, across, up, Series("", list(zip(steps, fit, strict=True)), colour, 0.8))
-    mean = [(at["step"], at["following"]) for at in curve]
-    draw_series(canvas, across, up, Series("mean", mean, COLOURS[0], 2.8))
+    draw_series(canvas, across, up, Series("mean", of_mean(curve), COLOURS[0], 2.8))
     return canvas.image()
 
 
@@ -145,7 +150,7 @@ def main() -> None:
     plan = Plan(options.out, EVALUATIONS)
     runs = plan.runs(VARIANTS, options.seeds, options.jobs)
     result = summary(runs, plan.task.ceiling(), plan.task.score(None)["following"])
-    figure = beside(
+    figure = side_by_side(
         chart("Following, five seeds and their median", points(runs, "following"), (0.0, 1.0)),
         single_hints(runs[DEMO.name][0]),
     )

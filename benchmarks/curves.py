@@ -2,10 +2,10 @@
 
     python benchmarks/curves.py demo/controlnet.safetensors --out curves.png
 
-Every way to apply the net draws the same held-out hints from the same noise. A detector that sees nothing but a drawing
-finds its shape: intersection over union (IoU) with the hint's shape is the following score, and beside it stand the
-shares of drawings with the colour and with the shape that the caption names. A drawing without a prompt is told its
-shape by the hint alone and its colour by nobody.
+Every way to apply the net draws the same held-out hints from the same noise. A detector that sees only a drawing finds
+its shape: intersection over union (IoU) with the hint's shape is the following score. Printed with it are the shares of
+drawings with the colour and with the shape that the caption names. Without a prompt only the hint tells the shape, and
+nothing tells the colour.
 
 Three of the ways without a prompt are those of the paper's figure 5: control on both sides, where guidance has nothing
 left to amplify; on the conditional side only; and that with CFG resolution weighting.
@@ -45,7 +45,7 @@ GAP = 4
 LABEL_SIZE = 13
 LABEL_HEIGHT = 18
 SCORES = "following / colour / shape"
-"""What three numbers side by side are."""
+"""The meaning of three numbers side by side."""
 
 
 @dataclass(frozen=True)
@@ -64,12 +64,12 @@ class Way:
 
     @property
     def name(self) -> str:
-        """The way in words."""
-        words = [] if self.prompted else ["no prompt"]
-        words.append(self.curve or "without control")
+        """A name for tables and pictures."""
+        parts = [] if self.prompted else ["no prompt"]
+        parts.append(self.curve or "without control")
         if self.side is not None:
-            words.append("both sides" if self.side == "both" else f"{self.side} side")
-        return ", ".join(words)
+            parts.append("both sides" if self.side == "both" else f"{self.side} side")
+        return ", ".join(parts)
 
 
 WAYS = (
@@ -83,7 +83,7 @@ WAYS = (
 )
 
 Grid = Mapping[Way, Mapping[float, Evaluation]]
-"""What each way drew, by guidance."""
+"""The drawings of each way, by guidance."""
 
 
 def draw(
@@ -137,7 +137,7 @@ def picture(grid: Grid, hints: Tensor) -> Image.Image:
     """Show the first drawings of each way under their hints (N, 3, H, W), with the scores of all."""
     columns = next(iter(grid.values()))
     rows = [[block(hints, SCORES)] * len(columns)]
-    rows += [[block(one.pictures, _scores(one)) for one in evaluations.values()] for evaluations in grid.values()]
+    rows += [[block(found.pictures, _scores(found)) for found in evaluations.values()] for evaluations in grid.values()]
     titles = [f"guidance {guidance:g}" for guidance in columns]
     names = ["hints", *(way.name.replace("_", " ") for way in grid)]
     return sheet(rows, titles, names, cell=max(rows[0][0].size))

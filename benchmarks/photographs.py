@@ -1,9 +1,9 @@
 """Photographs as a task for nets on the small base: crops of scikit-image's pictures, with edges or a blur as hints.
 
-The small base has never seen a photograph, so that a net has to bring everything itself. What a drawing follows is
-measured by making its hint again: edges are compared by F1, an edge counting as found within a pixel, and blurred
-pictures by structural similarity. The task says something only if encoded and decoded photographs score much better
-than drawings without control: `usable` tells.
+The small base has never seen a photograph, so a net has to learn everything itself. Following is measured by making the
+hint of a drawing again: edges are compared by F1, where an edge counts as found within a pixel, and blurred pictures by
+structural similarity. The task is meaningful only if encoded and decoded photographs score much better than drawings
+without control: see `usable`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from controlnet_core.base import Base
 from controlnet_core.data.dataset import PairDataset
 from controlnet_core.data.hints import HintMaker
 from controlnet_core.data.in_memory import InMemoryDataset
-from controlnet_core.evaluation.validation import at_once, draw_hints
+from controlnet_core.evaluation.validation import draw_hints, pictures_per_batch
 from controlnet_core.keyed import keyed_generator
 from controlnet_core.model.controlnet import ControlNet
 from controlnet_core.sampling.generate import SamplingSettings
@@ -36,7 +36,7 @@ from controlnet_core.weights.load_base import load_base
 
 TRAINING = ("astronaut", "brick", "camera", "coins", "grass", "gravel", "moon", "rocket", "retina", "ihc")
 HELD_OUT = ("chelsea", "coffee", "motorcycle_left")
-"""Files of scikit-image; the crops that are drawn are of other pictures than those that are trained on."""
+"""Files of scikit-image; the held-out crops are of other pictures than the training crops."""
 SMALLEST_CROP, LARGEST_CROP = 96, 256
 """Sides in pixels of what becomes a picture of the base's size."""
 CROPS = 2000
@@ -44,7 +44,7 @@ LEAST_LEAD = 0.2
 EDGE_TOLERANCE = 1
 BLUR = 3.0
 LEVELS = 0.5
-"""From this value on a pixel of an edge hint is an edge."""
+"""The least value of an edge pixel in an edge hint."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class PhotographsTask:
 
     @property
     def name(self) -> str:
-        """Names it in files."""
+        """Its name in files."""
         return f"photographs_{self.kind}{self.hints}"
 
     @cached_property
@@ -95,7 +95,7 @@ class PhotographsTask:
     def ceiling(self) -> float:
         """The score of encoded and decoded true pictures."""
         images = torch.stack([self.held_out[row].image for row in range(self.hints)])
-        parts = images.split(at_once(*images.shape[-2:]))
+        parts = images.split(pictures_per_batch(*images.shape[-2:]))
         decoded = [self.base.decode_latents(self.base.encode_images(part).mean) for part in parts]
         return float(self._scored(torch.cat(decoded))["following"])
 
@@ -109,10 +109,10 @@ class PhotographsTask:
         return InMemoryDataset(images, torch.cat([self.maker(image[None]) for image in images]), "")
 
     def _scored(self, pictures: Tensor) -> Scores:
-        wanted = self.held_out.hints(range(self.hints))
-        found = torch.cat([self.maker(picture[None]) for picture in pictures.cpu()])
+        hints = self.held_out.hints(range(self.hints))
+        remade = torch.cat([self.maker(picture[None]) for picture in pictures.cpu()])
         compare = edge_f1 if self.kind == "canny" else similarity
-        scores = [compare(one, other) for one, other in zip(found, wanted, strict=True)]
+        scores = [compare(found, wanted) for found, wanted in zip(remade, hints, strict=True)]
         return {"following": fmean(scores), "scores": scores}
 
 
@@ -140,8 +140,8 @@ def edge_f1(found: Tensor, wanted: Tensor) -> float:
     """F1 of edges (3, H, W): the harmonic mean of the shares of either's edges that the other has within a pixel."""
     edges = [(hint[:1] >= LEVELS).float()[None] for hint in (found, wanted)]
     near = [functional.max_pool2d(edge, 2 * EDGE_TOLERANCE + 1, 1, EDGE_TOLERANCE) for edge in edges]
-    right = [(edges[0] * near[1]).sum(), (edges[1] * near[0]).sum()]
-    precision, recall = (float(one / edge.sum().clamp(min=1)) for one, edge in zip(right, edges, strict=True))
+    matches = [(edges[0] * near[1]).sum(), (edges[1] * near[0]).sum()]
+    precision, recall = (float(match / edge.sum().clamp(min=1)) for match, edge in zip(matches, edges, strict=True))
     return 2 * precision * recall / max(1e-9, precision + recall)
 
 

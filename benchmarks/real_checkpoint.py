@@ -44,7 +44,7 @@ ABOUT_A_FILE = ("kind", "description", "layout", "family", "parameters", "dtype"
 
 @dataclass
 class Findings:
-    """What is written in the end.
+    """The content of `real_checkpoint.json`.
 
     Attributes:
         content: The findings so far.
@@ -53,7 +53,7 @@ class Findings:
     content: dict[str, Any] = field(default_factory=dict)
 
     def timed(self, name: str, work: Callable[[], Result]) -> Result | None:
-        """Do a part of the work; note its time and the peak of memory, or what went wrong, which ends nothing."""
+        """Do a part of the work; note its time and peak memory, or its error, which does not end the others."""
         if torch.cuda.is_available():
             torch.cuda.reset_peak_memory_stats()
         started = time.perf_counter()
@@ -68,7 +68,7 @@ class Findings:
 
 
 def described(path: Path) -> dict[str, Any]:
-    """What a file is, without its place."""
+    """What a file is, without its folder."""
     report = inspect_checkpoint(path)
     facts = {name: getattr(report, name) for name in ABOUT_A_FILE}
     return {"name": path.name, "bytes": path.stat().st_size, "usable": report.usable, **facts}
@@ -105,13 +105,13 @@ def main() -> None:
     load = partial(load_base, options.checkpoint, device=device, dtype=torch.float32, tokenizer=options.tokenizer)
     base = found.timed("load", load)
     if base is not None:
-        _use(base, options, found)
+        _draw_and_train(base, options, found)
     path = options.out / "real_checkpoint.json"
     write_whole(path, (json.dumps(found.content, indent=1) + "\n").encode())
     print(path)
 
 
-def _use(base: Base, options: argparse.Namespace, found: Findings) -> None:
+def _draw_and_train(base: Base, options: argparse.Namespace, found: Findings) -> None:
     """Draw without and with control, and train."""
     ways: dict[str, list[Control]] = {"plain": []}
     if options.control is not None:

@@ -1,13 +1,13 @@
-"""Which way to train follows hints sooner, and ends no lower? Recipes over seeds and tasks, in steps and seconds.
+"""Which training recipe follows hints sooner, and ends no lower? Over seeds and tasks, in steps and seconds.
 
     python benchmarks/recipes.py --out recipes --task shapes
     python benchmarks/recipes.py --out recipes --task canny
     python benchmarks/recipes.py --out recipes --seconds-of-a-step
 
-Nets are trained as the demo's are, but for what a recipe says, and scored on held-out hints. For each recipe: the steps
-after which the rising curve nearest to its scores is half and four fifths of the way from the score without control to
-the ceiling, and the score at the end; median and range over the seeds. A step's time is measured by the last command,
-alone on the machine, the recipes taking turns; seconds are steps times that, with what is done before the first step.
+Nets are trained as in the demo, except for what a recipe changes, and scored on held-out hints. For each recipe: the
+steps after which the rising curve nearest to its scores has covered half and four fifths of the distance from the score
+without control to the ceiling, and the score at the end; median and range over the seeds. The last command measures the
+time of a step, alone on the machine, the recipes taking turns; seconds are steps times that, plus the preparation.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ TASKS: Mapping[str, Task] = {
 }
 TIMES = "seconds.json"
 UNSEEN, ALL_SEEN = 50, 150
-"""Where noisy latents come in: the last step that sees nothing of them, and the first that sees them whole."""
+"""How noisy latents fade in: the last step that sees nothing of them, and the first that sees all of them."""
 
 
 def start_hints_as_latents(trainer: Trainer, pairs: PairDataset, generator: torch.Generator) -> None:
@@ -64,8 +64,8 @@ def start_hint_gaussian(trainer: Trainer, pairs: PairDataset, generator: torch.G
     nn.init.normal_(weight, std=1 / math.sqrt(weight[0].numel()), generator=generator)
 
 
-class ComingIn(nn.Module):
-    """A first convolution that sees nothing of the noisy latents at first, and all of them from some step on.
+class FadingIn(nn.Module):
+    """A first convolution into which the noisy latents fade: nothing of them at first, all of them later.
 
     Arguments:
         convolution: The copied convolution.
@@ -78,7 +78,7 @@ class ComingIn(nn.Module):
         self._trainer = trainer
 
     def forward(self, x: Tensor) -> Tensor:
-        """Convolve noisy latents, scaled by the share of them that is seen by now."""
+        """Convolve noisy latents, scaled by the share that is seen at this step."""
         share = min(1.0, max(0.0, (self._trainer.step - UNSEEN) / (ALL_SEEN - UNSEEN)))
         output: Tensor = self.convolution(share * x)
         return output
@@ -87,17 +87,17 @@ class ComingIn(nn.Module):
 def start_without_noise(trainer: Trainer, pairs: PairDataset, generator: torch.Generator) -> None:
     """Hide the noisy latents from the trainable copy in the first steps."""
     encoder = trainer.net.encoder
-    encoder.input_convolution = ComingIn(encoder.input_convolution, trainer)
+    encoder.input_convolution = FadingIn(encoder.input_convolution, trainer)
 
 
 def start_gaussian_without_noise(trainer: Trainer, pairs: PairDataset, generator: torch.Generator) -> None:
-    """A Gaussian connection of the hint, and noisy latents that come in."""
+    """Combine `start_hint_gaussian` and `start_without_noise`."""
     start_hint_gaussian(trainer, pairs, generator)
     start_without_noise(trainer, pairs, generator)
 
 
 def start_latents_without_noise(trainer: Trainer, pairs: PairDataset, generator: torch.Generator) -> None:
-    """Hints shown as latents, and noisy latents that come in."""
+    """Combine `start_hints_as_latents` and `start_without_noise`."""
     start_hints_as_latents(trainer, pairs, generator)
     start_without_noise(trainer, pairs, generator)
 
@@ -113,15 +113,15 @@ VARIANTS = (
 
 
 def steps_to(curve: Curve, share: float, without_control: float, ceiling: float) -> float | None:
-    """The step at which the rising fit of a curve has come a share of the way; None if it never does."""
+    """The step at which the rising fit of a curve has covered a share of the distance; None if it never does."""
     wanted = without_control + share * (ceiling - without_control)
-    fit = rising_fit([at["following"] for at in curve])
-    for place, value in enumerate(fit):
+    fit = rising_fit([found["following"] for found in curve])
+    for index, value in enumerate(fit):
         if value >= wanted:
-            if place == 0:
+            if index == 0:
                 return 0.0
-            part = (wanted - fit[place - 1]) / (value - fit[place - 1])
-            before, after = float(curve[place - 1]["step"]), float(curve[place]["step"])
+            part = (wanted - fit[index - 1]) / (value - fit[index - 1])
+            before, after = float(curve[index - 1]["step"]), float(curve[index]["step"])
             return before + part * (after - before)
     return None
 
@@ -129,28 +129,28 @@ def steps_to(curve: Curve, share: float, without_control: float, ceiling: float)
 def summary(
     runs: Mapping[str, Sequence[Curve]], without_control: float, ceiling: float, times: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """What the table shows, of each recipe: a list over the seeds for each number."""
+    """The numbers of each recipe, each a list over the seeds."""
     recipes = {}
     for name, curves in runs.items():
-        reached = {share: [steps_to(one, share, without_control, ceiling) for one in curves] for share in SHARES}
-        took = times.get(name)
+        reached = {share: [steps_to(curve, share, without_control, ceiling) for curve in curves] for share in SHARES}
+        seconds = times.get(name)
         recipes[name] = {
             **{f"steps_to_{share}": steps for share, steps in reached.items()},
             **{
                 f"seconds_to_{share}": [
-                    None if step is None or took is None else round(took["start"] + step * took["step"], 1)
+                    None if step is None or seconds is None else round(seconds["start"] + step * seconds["step"], 1)
                     for step in steps
                 ]
                 for share, steps in reached.items()
             },
-            "end": [round(one[-1]["following"], 4) for one in curves],
+            "end": [round(curve[-1]["following"], 4) for curve in curves],
         }
     return {"without_control": without_control, "ceiling": ceiling, "recipes": recipes}
 
 
 def table(result: Mapping[str, Any]) -> str:
     """The summary as a Markdown table: median (smallest to largest) over the seeds."""
-    names = [f"{what}_to_{share}" for share in SHARES for what in ("steps", "seconds")] + ["end"]
+    names = [f"{unit}_to_{share}" for share in SHARES for unit in ("steps", "seconds")] + ["end"]
     titles = [name.replace("_", " ") for name in names]
     lines = ["| recipe | " + " | ".join(titles) + " |", "|---" * (1 + len(titles)) + "|"]
     for recipe, numbers in result["recipes"].items():
@@ -169,7 +169,7 @@ def _range(values: Sequence[float | None]) -> str:
 
 
 def measure_times(out: Path) -> dict[str, dict[str, float]]:
-    """The seconds of a step of each recipe on one core, taking turns, and of what comes before its first step."""
+    """The seconds of a step of each recipe on one core, taking turns, and of its preparation."""
     torch.set_num_threads(1)
     task = TASKS["shapes"]
     pairs = task.pairs()
@@ -183,12 +183,13 @@ def measure_times(out: Path) -> dict[str, dict[str, float]]:
         if variant.start is not None:
             variant.start(trainers[variant.name], pairs, keyed_generator("start", variant.name, 0))
         starts[variant.name] = time.perf_counter() - started
-    steps = [
+    rounds = [
         {name: trainer.take_step(batches[name].at(step)).seconds for name, trainer in trainers.items()}
         for step in range(TIMED_STEPS)
     ]
     return {
-        name: {"start": starts[name], "step": statistics.median(one[name] for one in steps[2:])} for name in trainers
+        name: {"start": starts[name], "step": statistics.median(seconds[name] for seconds in rounds[2:])}
+        for name in trainers
     }
 
 

@@ -1,6 +1,6 @@
-"""Nets trained on the small base over several seeds, scored at chosen steps and kept on disk: what the studies share.
+"""What the studies share: nets trained on the small base over several seeds, scored at chosen steps, kept on disk.
 
-A run that is on disk is not made again, so that a study that was stopped resumes with the first run that is missing.
+A run on disk is not repeated, so an interrupted study resumes with the first run that is missing.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ Start = Callable[[Trainer, PairDataset, torch.Generator], None]
 Scores = dict[str, Any]
 """What drawings score: `following`, the `scores` of single hints, and what else the task measures."""
 Curve = list[Scores]
-"""The scores of each evaluation, with its `step` and the `loss`, which is the mean since the one before."""
+"""The scores of each evaluation, with its `step` and the mean `loss` since the previous evaluation."""
 DRAWN_AS = demo_settings(Path(), steps=1, seed=0).evaluation
 """Steps, guidance and side of control are the demo's."""
 
@@ -53,9 +53,9 @@ class Variant:
     """One way to train.
 
     Attributes:
-        name: Names it in files and figures.
-        changes: Training settings that are not the demo's.
-        start: Changes the net before the first step; a function of a module, so that another process finds it.
+        name: Its name in files and figures.
+        changes: Training settings that differ from the demo's.
+        start: Changes the net before the first step; a module-level function, so that another process finds it.
         shuffled: Whether the hints are exchanged among the pictures, so that nothing can be learned.
     """
 
@@ -66,11 +66,11 @@ class Variant:
 
 
 class Task(Protocol):
-    """What nets are trained for, and how their drawings are scored."""
+    """What nets are trained on, and how their drawings are scored."""
 
     @property
     def name(self) -> str:
-        """Names it in files."""
+        """Its name in files."""
         ...
 
     @property
@@ -93,7 +93,7 @@ class Task(Protocol):
 
 @dataclass(frozen=True)
 class ShapesTask:
-    """The demo's pairs, on held-out hints that neither the demo nor its score has.
+    """The demo's pairs, scored on held-out hints other than the demo's.
 
     Attributes:
         hints: How many hints are drawn.
@@ -103,7 +103,7 @@ class ShapesTask:
 
     @property
     def name(self) -> str:
-        """Names it in files."""
+        """Its name in files."""
         return f"shapes{self.hints}"
 
     @cached_property
@@ -113,7 +113,7 @@ class ShapesTask:
 
     @cached_property
     def validation(self) -> ShapesValidation:
-        """What scores the drawings, which are made as the demo's are."""
+        """Scores the drawings, which are made as in the demo."""
         scenes = ShapesDataset(self.hints, self.base.family.image_size, seed=1, held_out=True)
         sampling = SamplingSettings(DRAWN_AS.sampling_steps, DRAWN_AS.guidance)
         return ShapesValidation(self.base, scenes, sampling, DRAWN_AS.side)
@@ -140,7 +140,7 @@ class Plan:
         out: The folder that keeps the runs.
         evaluations: The steps after which the net is scored, in order; the last ends a run.
         task: What the nets learn.
-        steps: How many steps the learning rate is made for; no less than the last evaluation.
+        steps: How many steps the learning rate is planned for; no less than the last evaluation.
     """
 
     out: Path
@@ -149,13 +149,13 @@ class Plan:
     steps: int = 1000
 
     def path(self, variant: Variant, seed: int) -> Path:
-        """The file that keeps a run: named by all that has a say in it."""
+        """The file that keeps a run, named by everything that determines it."""
         about = [self.task.name, variant.changes, self.evaluations, self.steps, self.task.base.fingerprint]
         name = digest(json.dumps(about), size=4)
         return self.out / f"{variant.name.replace(' ', '_')}-{seed}-{name}.json"
 
     def run(self, variant: Variant, seed: int) -> Curve:
-        """Train and score one net, or read back what was measured before."""
+        """Train and score one net, or read its scores back."""
         path = self.path(variant, seed)
         if not path.exists():
             curve = self._train(variant, seed)
@@ -176,7 +176,7 @@ class Plan:
         before = {name: weight.clone() for name, weight in base.unet.state_dict().items()}
         curve: Curve = []
         for step in self.evaluations:
-            losses = [trainer.take_step(batches.at(at)).loss or math.nan for at in range(trainer.step, step)]
+            losses = [trainer.take_step(batches.at(index)).loss or math.nan for index in range(trainer.step, step)]
             with trainer.average.applied_to(trainer.net), torch.no_grad():
                 found = self.task.score(trainer.net)
             curve.append({"step": step, "loss": fmean(losses) if losses else None, **found})
@@ -191,7 +191,8 @@ class Plan:
         self.out.mkdir(parents=True, exist_ok=True)
         tasks = [(variant, seed) for seed in seeds for variant in variants]
         with ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=_one_core) as pool:
-            curves = dict(zip(((one.name, seed) for one, seed in tasks), pool.map(self._task, tasks), strict=True))
+            names = [(variant.name, seed) for variant, seed in tasks]
+            curves = dict(zip(names, pool.map(self._task, tasks), strict=True))
         return {variant.name: [curves[variant.name, seed] for seed in seeds] for variant in variants}
 
     def _task(self, task: tuple[Variant, int]) -> Curve:
@@ -202,7 +203,7 @@ class Plan:
 
 
 def study_parser(about: str | None) -> argparse.ArgumentParser:
-    """The options of every study, whose module says in its first line what it is about."""
+    """The options of every study; the first line of its docstring describes it."""
     parser = argparse.ArgumentParser(description=(about or "").partition("\n")[0])
     parser.add_argument("--out", type=Path, required=True, help="folder of the runs, the figures and the numbers")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
@@ -219,9 +220,9 @@ WIDTH, HEIGHT, LEFT, TOP, BOTTOM = 640, 400, 58, 76, 344
 
 
 def points(runs: Mapping[str, Sequence[Curve]], name: str) -> dict[str, list[list[tuple[float, float]]]]:
-    """What the runs say of one measure, as points (step, value); evaluations that do not have it are left out."""
+    """One measure of the runs as points (step, value); evaluations without it are left out."""
     return {
-        variant: [[(at["step"], at[name]) for at in one if at[name] is not None] for one in curves]
+        variant: [[(found["step"], found[name]) for found in curve if found[name] is not None] for curve in curves]
         for variant, curves in runs.items()
     }
 
@@ -240,16 +241,16 @@ def chart(
         y: The ends of the axis of values; by default those of the values.
         logarithmic: Whether that axis is logarithmic.
     """
-    points = [point for seeds in curves.values() for one in seeds for point in one]
-    low, high = y or (min(value for _, value in points), max(value for _, value in points))
+    every_point = [point for seeds in curves.values() for curve in seeds for point in curve]
+    low, high = y or (min(value for _, value in every_point), max(value for _, value in every_point))
     canvas = Canvas(WIDTH, HEIGHT)
-    across = Axis(0, max(step for step, _ in points), LEFT, WIDTH - 24)
+    across = Axis(0, max(step for step, _ in every_point), LEFT, WIDTH - 24)
     up = Axis(low, high, BOTTOM, TOP, logarithmic)
     draw_axes(canvas, title, across, up)
     medians = []
     for (name, seeds), colour in zip(curves.items(), COLOURS, strict=False):
-        for one in seeds:
-            draw_series(canvas, across, up, Series(name, one, _pale(colour), 1.0))
+        for curve in seeds:
+            draw_series(canvas, across, up, Series(name, curve, _pale(colour), 1.0))
         medians.append(Series(name, _medians(seeds), colour, 2.4))
     for series in medians:
         draw_series(canvas, across, up, series)
@@ -258,17 +259,17 @@ def chart(
 
 
 def _medians(seeds: Sequence[Sequence[tuple[float, float]]]) -> list[tuple[float, float]]:
-    values = torch.tensor([[value for _, value in one] for one in seeds])
+    values = torch.tensor([[value for _, value in curve] for curve in seeds])
     return [(step, value) for (step, _), value in zip(seeds[0], values.median(0).values.tolist(), strict=True)]
 
 
 def _pale(colour: str) -> str:
-    levels = (int(colour[place : place + 2], 16) for place in (1, 3, 5))
+    levels = (int(colour[start : start + 2], 16) for start in (1, 3, 5))
     return "#" + "".join(f"{round(255 - 0.4 * (255 - level)):02x}" for level in levels)
 
 
-def beside(*images: Image.Image) -> Image.Image:
-    """Put pictures of one height side by side."""
+def side_by_side(*images: Image.Image) -> Image.Image:
+    """Put pictures of equal height side by side."""
     sheet = Image.new("RGB", (sum(image.width for image in images), max(image.height for image in images)), "#ffffff")
     left = 0
     for image in images:

@@ -6,10 +6,10 @@ Three ways to train, on the same batch, with the same AdamW and the same dtype:
 
 - `controlnet`: this package's `control_loss`, the net trained, the UNet locked;
 - `full_finetuning`: all of this package's UNet trained, without a ControlNet;
-- `diffusers`: the first again, of diffusers' modules with the same weights, as its `train_controlnet.py` puts them.
+- `diffusers`: as `controlnet`, with diffusers' modules and the same weights, as in its `train_controlnet.py`.
 
-A step is the loss, the backward pass, AdamW, and forgetting the gradients; clipping, moving averages and the loading of
-data are left out everywhere. Latents and text embeddings are given, as a cache gives them.
+A step is the loss, the backward pass, AdamW, and clearing the gradients; clipping, moving averages and loading data are
+left out everywhere. Latents and text embeddings are ready, as from a cache.
 
 In each round the ways take turns, each in a process of its own that holds nothing else: it takes a step to warm up,
 then the steps that are timed. A ratio is the median of the rounds' ratios. Peak memory is the most that the process
@@ -65,11 +65,11 @@ SIZES: Mapping[str, Family] = MappingProxyType(
     }
 )
 PAPER = MappingProxyType({"time": 1.34, "memory": 1.23})
-"""Of full fine-tuning, as the paper has it: one A100, batch and precision not told."""
+"""Ratios to full fine-tuning in the paper: on one A100, batch and precision not stated."""
 WAYS = ("controlnet", "full_finetuning", "diffusers")
 TOKENS = 77
 ENCODED_SIZES = 6 * 256
-"""How much of SDXL's vector condition is not pooled text."""
+"""The part of SDXL's vector condition that is not pooled text."""
 PARITY = 1e-4
 MEBIBYTE = 2**20
 
@@ -88,7 +88,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Measured:
-    """What one process found: the loss of the first step, the seconds of each later one, and the most bytes it held."""
+    """Measurements of one process: the loss of the first step, the seconds of each later one, the most bytes held."""
 
     loss: float
     seconds: list[float]
@@ -147,7 +147,7 @@ def training_step(way: str, settings: Settings) -> TrainingStep:
     net = randomised(ControlNet(family.unet, device="meta").to_empty(device="cpu"), seed=2)
     if way == "controlnet":
         return TrainingStep(settings, lambda: control_loss(unet, net, *given), net, unet)
-    from tests.support.references import reference_controlnet, reference_unet  # the other ways need no diffusers
+    from tests.support.references import reference_controlnet, reference_unet  # only this way needs diffusers
 
     their_unet, their_net = reference_unet(unet), reference_controlnet(net)
     return TrainingStep(settings, lambda: diffusers_loss(their_unet, their_net, *given), their_net, their_unet)
@@ -206,28 +206,28 @@ def measure_way(way: str, settings: Settings) -> Measured:
 
 
 def measure(settings: Settings, rounds: int) -> dict[str, Any]:
-    """Measure everything at one size; the top of this file says what the keys mean."""
+    """Measure everything at one size; the docstring of this file says what the keys mean."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn"), max_tasks_per_child=1) as pool:
-        taken = [{way: pool.submit(measure_way, way, settings).result() for way in WAYS} for _ in range(rounds)]
-    seconds = [{way: statistics.median(one[way].seconds) for way in WAYS} for one in taken]
-    peaks = [{way: one[way].peak_bytes for way in WAYS} for one in taken]
+        measured = [{way: pool.submit(measure_way, way, settings).result() for way in WAYS} for _ in range(rounds)]
+    seconds = [{way: statistics.median(figures[way].seconds) for way in WAYS} for figures in measured]
+    peaks = [{way: figures[way].peak_bytes for way in WAYS} for figures in measured]
     return {
         "time_ratio": ratios(seconds),
         "memory_ratio": ratios(peaks),
-        "seconds": {way: statistics.median(one[way] for one in seconds) for way in WAYS},
-        "peak_bytes": {way: statistics.median(one[way] for one in peaks) for way in WAYS},
-        "loss": checked_losses({way: taken[0][way].loss for way in WAYS}),
+        "seconds": {way: statistics.median(figures[way] for figures in seconds) for way in WAYS},
+        "peak_bytes": {way: statistics.median(figures[way] for figures in peaks) for way in WAYS},
+        "loss": checked_losses({way: measured[0][way].loss for way in WAYS}),
         "settings": {**asdict(settings), "rounds": rounds},
     }
 
 
 def ratios(rounds: Sequence[Mapping[str, float]]) -> dict[str, float]:
     """The median over the rounds of ControlNet's figure over each other way's."""
-    return {way: statistics.median(one["controlnet"] / one[way] for one in rounds) for way in WAYS[1:]}
+    return {way: statistics.median(figures["controlnet"] / figures[way] for figures in rounds) for way in WAYS[1:]}
 
 
 def checked_losses(losses: Mapping[str, float]) -> dict[str, float]:
-    """See that both sets of modules computed the same loss at the first step.
+    """Check that both sets of modules computed the same loss at the first step.
 
     Raises:
         TrainingError: If they did not.

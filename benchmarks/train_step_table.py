@@ -1,4 +1,4 @@
-"""What the benchmark of a training step prints: on which machine it ran, and its figures as a table."""
+"""What the benchmark of a training step prints: the machine that it ran on, and its figures as a table."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from typing import Any
 import torch
 
 MISLEADING = ("tiny", "reduced")
-"""Families that are narrower than anything that is trained in earnest."""
+"""Families that are narrower than any real net."""
 INSTRUCTIONS = re.compile(r"avx\w*|amx\w*|fma|f16c|asimd\w*|sve\w*|bf16|i8mm")
-"""What of a CPU's flags says how fast it multiplies."""
+"""The flags of a CPU that tell how fast it multiplies."""
 MEBIBYTE = 2**20
 
 
 def machine(device: str) -> dict[str, Any]:
-    """What it was measured on."""
+    """The machine that the benchmark ran on."""
     info = Path("/proc/cpuinfo")
     text = info.read_text(encoding="utf-8") if info.exists() else ""
     names, flags = re.findall(r"model name\s*: (.*)", text), re.findall(r"(?:flags|Features)\s*: (.*)", text)
@@ -35,7 +35,7 @@ def machine(device: str) -> dict[str, Any]:
 
 
 def table(result: Mapping[str, Any]) -> str:
-    """The result in words."""
+    """The result as text."""
     about = result["machine"]
     lines = [
         "{cpu} ({kernels}; {flags}), {threads} threads, torch {torch}, diffusers {diffusers}".format(
@@ -44,18 +44,18 @@ def table(result: Mapping[str, Any]) -> str:
     ]
     if about["device"]:
         lines.append(about["device"])
-    for one in result["sizes"]:
-        settings = one["settings"]
+    for measured in result["sizes"]:
+        settings = measured["settings"]
         lines += [
             "",
             "{family} at {size}x{size}, batch {batch}, {dtype}: {rounds} rounds of {steps} steps".format(**settings),
             f"{'':16}{'seconds a step':>16}{'controlnet / it':>17}{'peak MiB':>12}{'controlnet / it':>17}",
         ]
-        for way in one["seconds"]:
+        for way in measured["seconds"]:
             time_ratio, memory_ratio = (
-                f"{one[name][way]:.3f}" if way in one[name] else "" for name in ("time_ratio", "memory_ratio")
+                f"{measured[name][way]:.3f}" if way in measured[name] else "" for name in ("time_ratio", "memory_ratio")
             )
-            seconds, peak = one["seconds"][way], one["peak_bytes"][way] / MEBIBYTE
+            seconds, peak = measured["seconds"][way], measured["peak_bytes"][way] / MEBIBYTE
             lines.append(f"{way:16}{seconds:16.4f}{time_ratio:>17}{peak:12.1f}{memory_ratio:>17}")
         if settings["family"] in MISLEADING:
             lines.append("a reduced width: the hint encoder counts for too much, these ratios are those of no real net")

@@ -4,9 +4,9 @@
 
 Zhang et al. 2023 (section 3.1, and the ablation of section 4.2) start all connections between the locked base and its
 trainable copy at zero, so that no noise reaches the base at first, and "the model should always be able to predict good
-images". Here nets start either so, or with connections of Gaussian weights that keep the variance. What is measured in
-the first steps: the loss, and what the nets draw: `clarity`, which tells how good a picture is whatever it shows, and
-following. The locked base is compared bit for bit before and after each run.
+images". Here nets start in this way, or with connections of Gaussian weights that keep the variance. Measured in the
+first steps are the loss and, of the drawings, following and `clarity`, which tells how good a picture is whatever it
+shows. The locked base is compared bit for bit before and after each run.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from controlnet_core.pictures.sheet import write_png
 from controlnet_core.training.step import Trainer
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from benchmarks.seeded_runs import Curve, Plan, Variant, beside, chart, points, study_parser
+from benchmarks.seeded_runs import Curve, Plan, Variant, chart, points, side_by_side, study_parser
 
 EVALUATIONS = (0, 1, 2, 5, 10, 20, 35, 50, 75, 100, 150, 200)
 
@@ -49,16 +49,16 @@ def summary(runs: Mapping[str, Sequence[Curve]], uncontrolled: float) -> dict[st
 
     def over_seeds(values: Sequence[float | None]) -> list[float] | None:
         known = [value for value in values if value is not None]
-        return [round(one, 4) for one in (median(known), min(known), max(known))] if known else None
+        return [round(value, 4) for value in (median(known), min(known), max(known))] if known else None
 
     variants = {
         name: {
             str(step): {
-                "loss": over_seeds([one[place]["loss"] for one in curves]),
-                "clarity": over_seeds([one[place]["clarity"] for one in curves]),
-                "following": over_seeds([one[place]["following"] for one in curves]),
+                "loss": over_seeds([curve[index]["loss"] for curve in curves]),
+                "clarity": over_seeds([curve[index]["clarity"] for curve in curves]),
+                "following": over_seeds([curve[index]["following"] for curve in curves]),
             }
-            for place, step in enumerate(EVALUATIONS)
+            for index, step in enumerate(EVALUATIONS)
         }
         for name, curves in runs.items()
     }
@@ -71,7 +71,7 @@ def main() -> None:
     plan = Plan(options.out, EVALUATIONS)
     runs = plan.runs(VARIANTS, options.seeds, options.jobs)
     uncontrolled = plan.task.score(None)["clarity"]
-    figure = beside(
+    figure = side_by_side(
         chart("Loss (logarithmic)", points(runs, "loss"), logarithmic=True),
         chart("Clarity of controlled pictures", points(runs, "clarity"), (0.0, 1.0)),
         chart("Following", points(runs, "following"), (0.0, 1.0)),

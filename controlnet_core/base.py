@@ -22,7 +22,7 @@ SIZE_ENCODING = 256
 
 @dataclass(frozen=True)
 class TextEmbeddings:
-    """Prompts as the UNet takes them.
+    """Embedded prompts, as the UNet takes them.
 
     Attributes:
         context: Shape (B, L, context_dim).
@@ -44,7 +44,7 @@ class TextEmbeddings:
 
 
 class EncodesText(Protocol):
-    """What stands in for the text encoders: the base's own, or a host's."""
+    """Anything that encodes text: the base, or a host's text encoders."""
 
     def encode_text(self, prompts: Sequence[str], size: tuple[int, int]) -> TextEmbeddings:
         """Encode prompts for pictures of `size` (height, width) pixels."""
@@ -52,7 +52,7 @@ class EncodesText(Protocol):
 
 
 class EncodesImages(Protocol):
-    """What stands in for the autoencoder: the base's own, or a host's."""
+    """Anything that encodes images: the base, or a host's autoencoder."""
 
     def encode_images(self, images: Tensor) -> LatentDistribution:
         """Encode images (B, 3, H, W) from 0 to 1."""
@@ -98,7 +98,7 @@ class Base:
         return next(self.unet.parameters()).dtype
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Base:
-        """Move all weights, in place, as torch modules do; gives the base itself."""
+        """Move all weights, in place, as torch modules do; returns the base itself."""
         for module in (self.unet, self.autoencoder, *self.text_encoders):
             module.to(device=device, dtype=dtype)
         return self

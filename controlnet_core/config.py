@@ -34,11 +34,11 @@ class UNetConfig:
         channel_mult: Channels of each level, as multiples of `model_channels`; each level has half the
             resolution of the one before.
         num_res_blocks: Residual blocks of each encoder level (a decoder level has one more).
-        transformer_depth: Transformer blocks behind each residual block, for each level.
+        transformer_depth: Transformer blocks after each residual block, for each level.
         transformer_depth_middle: Transformer blocks in the middle block.
         context_dim: Width of the text embedding.
-        num_heads: Attention heads, the same at every level; None if `head_channels` says it.
-        head_channels: Channels of one attention head; None if `num_heads` says it.
+        num_heads: Attention heads, the same at every level; None if `head_channels` sets it.
+        head_channels: Channels of one attention head; None if `num_heads` sets it.
         linear_projection: Whether the projections around the transformer blocks are linear layers
             (SD2.x, SDXL) or 1x1 convolutions (SD1.x).
         vector_dim: Width of the pooled vector condition `y` (SDXL: 2816), or None.
@@ -97,7 +97,7 @@ class UNetConfig:
         return {name: getattr(self, name) for name in names}
 
     def heads(self, channels: int) -> int:
-        """The attention heads of a layer with that many channels."""
+        """The attention heads of a layer with `channels` channels."""
         return self.num_heads if self.num_heads is not None else channels // (self.head_channels or channels)
 
 
@@ -121,7 +121,7 @@ class AutoencoderConfig:
 
     @property
     def downscale(self) -> int:
-        """How many pixels one latent position stands for, in each direction."""
+        """How many pixels one latent position covers, in each direction."""
         return 1 << (len(self.channel_mult) - 1)
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 
 class ControlNetCoreError(Exception):
-    """An input that cannot be used, in words for the person who gave it.
+    """An input that cannot be used, explained to the person who gave it.
 
     Arguments:
-        found: What is there, naming the file, key or argument.
+        found: What was found, naming the file, key or argument.
         expected: What would have been right.
         do: What to do about it.
     """
@@ -19,12 +19,12 @@ class ControlNetCoreError(Exception):
         self.do = do
 
     def __reduce__(self) -> tuple[type[ControlNetCoreError], tuple[str, str, str]]:
-        """Let the error cross process borders with its three parts."""
+        """Pickle the error as its three parts, so that it can pass between processes."""
         return type(self), (self.found, self.expected, self.do)
 
 
 class TensorShapeError(ControlNetCoreError):
-    """A tensor at a public door has another shape than the door takes."""
+    """A tensor of the wrong shape, given to a public function."""
 
 
 class ResidualShapeError(TensorShapeError):
@@ -44,11 +44,11 @@ class FamilyMismatchError(ControlNetCoreError):
 
 
 class CheckpointError(ControlNetCoreError):
-    """A weights file that is missing, broken, unsafe or of another kind than asked for."""
+    """A weights file that is missing, broken, unsafe or of another kind than expected."""
 
 
 class TokenizerError(ControlNetCoreError):
-    """A tokenizer's files that are missing or not of the family asked for."""
+    """A tokenizer's files that are missing or of another family than expected."""
 
 
 class DatasetError(ControlNetCoreError):
@@ -64,4 +64,4 @@ class RunFolderError(ControlNetCoreError):
 
 
 class TrainingError(ControlNetCoreError):
-    """Training that cannot go on, such as a loss that is not finite."""
+    """Training that cannot continue, such as a loss that is not finite."""

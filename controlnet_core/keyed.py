@@ -1,4 +1,4 @@
-"""Keyed randomness: a private generator for every draw, seeded by what it is for; and digests that name."""
+"""Keyed randomness: a private generator for every draw, seeded by its purpose; and digests that serve as names."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ def keyed_seed(*key: int | str) -> int:
     """Hash a key to a seed of 63 bits, the same on every machine and in every process.
 
     Arguments:
-        key: What the draw is for, such as ("noise", seed, step, slot). Order, and the difference of 1 and "1", count.
+        key: What the draw is for, such as ("noise", seed, step, slot). Order counts, and 1 is not "1".
 
     Raises:
-        SettingError: A part of the key is neither an int nor a string.
+        SettingError: If a part of the key is neither an int nor a string.
     """
     for part in key:
         if type(part) not in (int, str):
@@ -34,7 +34,7 @@ def digest(*parts: object, size: int = 16) -> str:
     """Name something by its parts: `size` bytes as hexadecimal digits, the same on every machine.
 
     Arguments:
-        parts: Strings, numbers, and lists or tuples of these, whose `repr` says all there is to say.
+        parts: Strings, numbers, and lists or tuples of these, whose `repr` is complete.
         size: Bytes of the digest.
     """
     return hashlib.blake2b(repr(parts).encode(), digest_size=size).hexdigest()

@@ -24,7 +24,7 @@ class MovingAverage:
 
     @torch.no_grad()
     def update(self, module: nn.Module) -> None:
-        """Move the average towards the module's present weights."""
+        """Move the average towards the module's current weights."""
         self.updates += 1
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
         parameters = dict(module.named_parameters())
@@ -32,7 +32,7 @@ class MovingAverage:
         torch._foreach_lerp_([self.weights[name] for name in names], [parameters[name] for name in names], 1 - decay)
 
     def restore(self, weights: Mapping[str, Tensor], updates: int) -> None:
-        """Go back to an average that was saved behind so many updates."""
+        """Restore an average that was saved after `updates` updates."""
         self.updates = updates
         for name, weight in self.weights.items():
             weight.copy_(weights[name])

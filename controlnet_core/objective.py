@@ -18,7 +18,7 @@ from .schedule import NoiseSchedule
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """What one step trains on.
+    """The training data of one step.
 
     Attributes:
         latents: Clean latents, shape (B, C, h, w).
@@ -40,8 +40,8 @@ def control_loss(
 ) -> Tensor:
     """Mean squared error of the controlled prediction.
 
-    The locked encoder runs outside autograd: nothing that is trained comes before it, so its graph would only be
-    carried along. The locked decoder lets gradients pass to the residuals; its own weights have none.
+    The locked encoder runs outside autograd: nothing that is trained comes before it, so its graph is not needed. The
+    locked decoder lets gradients pass to the residuals; its own weights have none.
 
     Arguments:
         unet: The locked base, whose parameters need no gradient.

@@ -26,7 +26,7 @@ def network_input(x: Tensor, sigma: Sigma) -> Tensor:
 
 
 def target(prediction: Prediction, latents: Tensor, noise: Tensor, sigma: Sigma) -> Tensor:
-    """What the network should answer: the noise, or v (Salimans & Ho 2022) = alpha * noise - sigma * alpha * x0."""
+    """What the network should predict: the noise, or v (Salimans & Ho 2022) = alpha * noise - sigma * alpha * x0."""
     if prediction == "eps":
         return noise
     return (noise - _spread(sigma, latents) * latents) * _signal(sigma, latents)
@@ -42,7 +42,7 @@ def denoised(prediction: Prediction, output: Tensor, x: Tensor, sigma: Sigma) ->
 
 
 def _spread(sigma: Sigma, like: Tensor) -> Sigma:
-    """Sigma in the dtype and on the device of `like`, broadcast over channels and pixels."""
+    """Sigma in the dtype and on the device of `like`, shaped to broadcast over channels and pixels."""
     return sigma if isinstance(sigma, (int, float)) else sigma.to(like).reshape(-1, 1, 1, 1)
 
 

@@ -67,13 +67,13 @@ class NoiseSchedule:
     def timestep(self, sigmas: Tensor) -> Tensor:
         """The (fractional) timesteps of noise levels of any shape: the inverse of `sigma`, clamped to the table."""
         log_sigmas = self.sigmas.log().to(sigmas.device)
-        wanted = sigmas.double().log()
-        low = (torch.searchsorted(log_sigmas, wanted, right=True) - 1).clamp(0, self.last_timestep - 1)
-        fraction = (wanted - log_sigmas[low]) / (log_sigmas[low + 1] - log_sigmas[low])
+        log_wanted = sigmas.double().log()
+        low = (torch.searchsorted(log_sigmas, log_wanted, right=True) - 1).clamp(0, self.last_timestep - 1)
+        fraction = (log_wanted - log_sigmas[low]) / (log_sigmas[low + 1] - log_sigmas[low])
         return low + fraction.clamp(0, 1)
 
     def sigma_at(self, fraction: float) -> float:
-        """The noise level at which a fraction of the training schedule is behind, as ComfyUI counts it.
+        """The noise level after a fraction of the schedule, counted as ComfyUI does, from the most noise to none.
 
         Arguments:
             fraction: 0 or less is the start of sampling, before any noise level (infinity); 1 or more is its end (0).
@@ -90,7 +90,7 @@ def sampling_sigmas(schedule: NoiseSchedule, steps: int, spacing: Spacing = "kar
 
     Arguments:
         schedule: The base's training schedule.
-        steps: How many times the base is asked, at least 1.
+        steps: How many times the base is evaluated, at least 1.
         spacing: "normal" is uniform in timesteps; "karras" is uniform in sigma**(1/7) (Karras et al. 2022,
             equation 5), which spends more steps on little noise.
 

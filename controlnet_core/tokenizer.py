@@ -1,4 +1,4 @@
-"""Prompts to CLIP's token numbers, with each family's padding rule."""
+"""From prompts to CLIP's token numbers, with each family's padding rule."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ class PromptTruncatedWarning(UserWarning):
 
 @dataclass(frozen=True)
 class Tokens:
-    """Prompts as numbers.
+    """Prompts as token numbers.
 
     Attributes:
         ids: Token numbers, shape (B, context_length): start, the prompt, end, padding.
-        ends: Where each prompt's end token stands, shape (B,).
+        ends: The position of each prompt's end token, shape (B,).
     """
 
     ids: Tensor
@@ -126,8 +126,8 @@ def find_tokenizer(checkpoint: Path, given: Path | None = None) -> Path:
     """Find the folder of a real family's tokenizer; all of Stable Diffusion shares CLIP's.
 
     Arguments:
-        checkpoint: The base's file or diffusers folder; a tokenizer beside or in it is taken.
-        given: The folder the user names, which comes first.
+        checkpoint: The base's file or diffusers folder; a tokenizer in or next to it is used.
+        given: The folder that the user names, which comes first.
 
     Raises:
         TokenizerError: If there is none.
@@ -139,14 +139,14 @@ def find_tokenizer(checkpoint: Path, given: Path | None = None) -> Path:
             return folder
     raise TokenizerError(
         found=f"no CLIP tokenizer for {checkpoint}",
-        expected="vocab.json and merges.txt in a folder `tokenizer` beside it, or in the Hugging Face cache",
+        expected="vocab.json and merges.txt in a folder `tokenizer` next to it, or in the Hugging Face cache",
         do=f"run `huggingface-cli download {HUB_NAMES[0]} vocab.json merges.txt`, or name a folder that has them "
         "(a diffusers model's `tokenizer`, ComfyUI's `comfy/sd1_tokenizer`)",
     )
 
 
 def _candidates(checkpoint: Path) -> Iterator[Path]:
-    """Where a tokenizer may be: in a diffusers folder, beside a file, in the hub's cache."""
+    """Where a tokenizer may be: in a diffusers folder, next to a file, in the hub's cache."""
     yield checkpoint / "tokenizer"
     yield checkpoint.parent / "tokenizer"
     home = Path(os.environ.get("HF_HOME", "~/.cache/huggingface")).expanduser()

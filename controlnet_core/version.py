@@ -3,4 +3,4 @@
 from __future__ import annotations
 
 __version__ = "0.1.0"
-"""As in pyproject.toml, which ComfyUI does not read where it loads the repository as a folder."""
+"""As in pyproject.toml, which ComfyUI does not read when it loads the repository as a folder."""

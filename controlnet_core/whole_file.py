@@ -1,4 +1,4 @@
-"""A file or a folder is written whole or not at all: under a temporary name beside its place, which it then takes."""
+"""Files and folders written whole or not at all: under a temporary name in the same folder, then renamed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ UNFINISHED = ".partial"
 
 @contextmanager
 def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Give a temporary file to write; when the block ends it is on the disk and takes the place of `path`.
+    """Give a temporary file to write; when the block ends, it is flushed to disk and replaces `path`.
 
     Arguments:
         path: Where the file will be; its folder is made, and a file there is replaced.
@@ -25,7 +25,7 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
         The temporary file, empty, in the same folder.
 
     Raises:
-        WriteError: If it cannot be written. Whatever ends the block early, what was at `path` stays.
+        WriteError: If it cannot be written. If the block ends early, what was at `path` stays.
     """
     path = Path(path)
     temporary = _temporary(path)
@@ -45,16 +45,16 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 @contextmanager
 def whole_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Give a temporary folder to fill; when the block ends its files are on the disk and it takes the place of `path`.
+    """Give a temporary folder to fill; when the block ends, its files are flushed to disk and it replaces `path`.
 
     Arguments:
         path: Where the folder will be; a folder there is replaced.
 
     Yields:
-        The temporary folder, empty, beside it.
+        The temporary folder, empty, next to `path`.
 
     Raises:
-        WriteError: If it cannot be written. Whatever ends the block early, what was at `path` stays.
+        WriteError: If it cannot be written. If the block ends early, what was at `path` stays.
     """
     path = Path(path)
     temporary = _temporary(path)
@@ -89,7 +89,7 @@ def sweep(folder: Path) -> None:
 
 @contextmanager
 def writing(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Turn what the system says of a failed write into an error that names the file or folder.
+    """Turn the system's error of a failed write into one that names the file or folder.
 
     Raises:
         WriteError: If the block raises an OSError.
@@ -105,11 +105,11 @@ def writing(path: str | os.PathLike[str]) -> Iterator[None]:
 
 
 def _temporary(path: Path) -> Path:
-    """The temporary name beside a path: hidden, and no other process's."""
+    """A temporary name next to a path: hidden, and of this process alone."""
     return path.with_name(f".{path.name}.{os.getpid()}{UNFINISHED}")
 
 
 def _sync(file: Path) -> None:
-    """See a file onto the disk."""
+    """Flush a file to disk."""
     with file.open("r+b") as written:
         os.fsync(written.fileno())

@@ -158,4 +158,4 @@ def convergence_sentence(found: dict[str, Any] | None) -> str:
         return "does not follow its hints yet"
     from ..evaluation.convergence import Convergence
 
-    return Convergence(**{name: found[name] for name in found if name != "pace"}).words
+    return Convergence(**{name: found[name] for name in found if name != "pace"}).sentence

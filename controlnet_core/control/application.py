@@ -44,8 +44,8 @@ class Application:
         start: Fraction of the training schedule, 0 to 1, at which the net begins to act.
         end: The fraction at which it stops.
         curve: A curve of block weights (see `block_weights`), or one number for each skip and then the middle block.
-        side: The side of classifier-free guidance it acts on, or "both"; None is the curve's own (`default_side`).
-        mask: Where the net acts, 0 to 1, of the hint's extent, in a layout that `read_mask` takes; None is everywhere.
+        side: The side of classifier-free guidance it acts on, or "both"; None is the curve's default (`default_side`).
+        mask: Where the net acts, 0 to 1 over the hint's area, in a layout that `read_mask` takes; None is everywhere.
         mask_pixels: The mask as read, shape (B, 1, H, W) in [0, 1], or None.
 
     Raises:
@@ -81,7 +81,7 @@ class Application:
         return self.side or default_side(self.curve)
 
     def window(self, sigma_at: Callable[[float], float]) -> Window:
-        """The noise levels between which the net acts, given the noise level at a fraction of the schedule."""
+        """The noise levels between which the net acts; `sigma_at` maps a fraction of the schedule to a noise level."""
         return Window(sigma_at(self.start), sigma_at(self.end))
 
     def block_factors(self, levels: BlockLevels, latent_height: int) -> tuple[float, ...]:
@@ -97,12 +97,12 @@ class Application:
 
         Arguments:
             sigma: The noise level.
-            window: This application's `window`, found once for a run.
+            window: This application's `window`, computed once for a run.
             levels: The levels of the net's blocks.
             latent_height: Rows of the latents.
 
         Returns:
-            Strength times block weight for each skip, shallowest first, and then the middle block; none at all outside
-            the window.
+            Strength times block weight for each skip, shallowest first, and then the middle block; empty outside the
+            window.
         """
         return self.block_factors(levels, latent_height) if window.holds(sigma) else ()

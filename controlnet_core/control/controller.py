@@ -1,4 +1,4 @@
-"""What an applied net answers, whatever its kind."""
+"""The interface that an applied net of any kind has."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Controller(Protocol):
 
     @property
     def joints(self) -> Mapping[str, object]:
-        """The sizes in which it and a UNet must agree, by their names in `UNetConfig`."""
+        """The sizes in which it and a UNet must agree, by the names of `UNetConfig`."""
         ...
 
     @property
@@ -50,5 +50,5 @@ class Controller(Protocol):
         embedded_hint: Tensor | None = None,
         blocks: int | None = None,
     ) -> Residuals:
-        """Compute the residuals of one step; arguments as `ControlNet.forward`."""
+        """Compute the residuals of one step; arguments as for `ControlNet.forward`."""
         ...

@@ -30,7 +30,7 @@ def default_side(curve: Curve) -> Side:
 
 
 def check_curve(curve: Curve | Sequence[float]) -> Curve:
-    """Give back the name of a curve, or custom weights as a tuple of finite numbers.
+    """Return the name of a curve, or custom weights as a tuple of finite numbers.
 
     Raises:
         SettingError: If it is neither.
@@ -71,9 +71,9 @@ def block_weights(curve: Curve, levels: BlockLevels, latent_height: int) -> tupl
     if curve == "guess":
         return (*(GUESS_BASE ** (count - index) for index in range(count)), 1.0)
     if isinstance(curve, str):
-        literal = tuple(latent_height / _height(latent_height, level) for level in (*levels.skips, levels.middle))
-        largest = max(literal) if curve == "cfg_resolution_normalised" else 1.0
-        return tuple(weight / largest for weight in literal)
+        weights = tuple(latent_height / _height(latent_height, level) for level in (*levels.skips, levels.middle))
+        divisor = max(weights) if curve == "cfg_resolution_normalised" else 1.0
+        return tuple(weight / divisor for weight in weights)
     if len(curve) == count + 1:
         return curve
     raise SettingError(
@@ -84,5 +84,5 @@ def block_weights(curve: Curve, levels: BlockLevels, latent_height: int) -> tupl
 
 
 def _height(latent_height: int, level: int) -> int:
-    """Rows of a block: each step down is a convolution of stride 2 and padding 1, which rounds up."""
+    """Rows of a block: each level halves them by a convolution of stride 2 and padding 1, which rounds up."""
     return math.ceil(latent_height / 2.0**level)

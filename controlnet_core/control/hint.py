@@ -1,4 +1,4 @@
-"""Hint images: pixels in any common layout to a checked tensor (B, channels, H, W) in [0, 1]."""
+"""Hint images: from any common layout to a checked tensor (B, channels, H, W) in [0, 1]."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ def read_hint(image: HintImage, channels: int = 3) -> Tensor:
     Arguments:
         image: A torch tensor ([B,] C, H, W), a numpy array ([B,] H, W, C), either without the channel if it is grey;
             uint8 in 0 to 255 or float in 0 to 1. Or a PIL image.
-        channels: What the net reads; a grey image is repeated to fill them.
+        channels: How many the net reads; a grey image is repeated to fill them.
 
     Returns:
-        Shape (B, channels, H, W), float32 in [0, 1]; the same tensor if it already was that.
+        Shape (B, channels, H, W), float32 in [0, 1]; the same tensor if it already is that.
 
     Raises:
-        HintError: If the image is too small, of another layout, not finite or out of range.
+        HintError: If the image is too small or has another layout, or its values are not finite or out of range.
     """
     pixels = read_pixels(image)
     if pixels.shape[1] == 1 and channels > 1:
@@ -42,13 +42,13 @@ def read_hint(image: HintImage, channels: int = 3) -> Tensor:
 
 
 def read_mask(mask: HintImage) -> Tensor:
-    """Read where a net should act: shape (H, W), a torch tensor also (B, H, W) or (B, 1, H, W); 0 to 1.
+    """Read a mask of where a net acts, 0 to 1: shape (H, W); a torch tensor also (B, H, W) or (B, 1, H, W).
 
     Returns:
         Shape (B, 1, H, W), float32 in [0, 1].
 
     Raises:
-        HintError: If it has colours, is of another layout, not finite or out of range.
+        HintError: If the mask has colours or another layout, or its values are not finite or out of range.
     """
     pixels = read_pixels(mask.unsqueeze(1) if isinstance(mask, Tensor) and mask.ndim == 3 else mask)
     if pixels.shape[1] != 1:

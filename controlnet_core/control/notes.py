@@ -1,4 +1,4 @@
-"""What an applied net will do otherwise than one may expect, in words; the picture is still drawn."""
+"""Warnings about what an applied net will do; the picture is still drawn."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from .hint import cropped_size
 
 
 class ControlWarning(UserWarning):
-    """Control that was asked for and does not act as one may expect; the picture is still drawn."""
+    """Control that will not act as the user may expect; the picture is still drawn."""
 
 
 def crop_note(image: Tensor, height: int, width: int, name: str = "hint") -> str | None:
-    """In words, what `fit_hint` will cut off; None if the image has the picture's aspect to within a pixel."""
+    """Say what `fit_hint` will cut off; None if the image has the picture's aspect to within a pixel."""
     rows, columns = cropped_size(image, height, width)
     lost = max(image.shape[-2] - rows, image.shape[-1] - columns)
     if lost <= 1:
@@ -27,14 +27,14 @@ def crop_note(image: Tensor, height: int, width: int, name: str = "hint") -> str
 
 
 def window_note(window: Window, sigmas: Sequence[float], start: float, end: float) -> str | None:
-    """In words, that no step falls into a window; None if one does."""
+    """Say that no step falls into a window; None if one does."""
     if any(map(window.holds, sigmas)):
         return None
     return f"no step falls between start {start:g} and end {end:g}, so it does not act"
 
 
 def hint_count_note(hints: int, pictures: int) -> str | None:
-    """In words, that hints are dropped or repeated; None if each picture has its own, or all have the same."""
+    """Say that hints are dropped or repeated; None if each picture has its own hint or all share one."""
     if hints > pictures:
         return f"{hints} hints for {pictures} pictures: the last {hints - pictures} are not used"
     if 1 < hints < pictures:

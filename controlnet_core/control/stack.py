@@ -1,4 +1,4 @@
-"""Applied nets while sampling: when, where and on which side each one acts, and their sum."""
+"""Applied nets while sampling: what each adds at a step, and their sum."""
 
 from __future__ import annotations
 
@@ -70,8 +70,8 @@ class Control:
     ) -> None:
         if application is not None and settings:
             raise SettingError(
-                found=f"an application and {', '.join(settings)} beside it",
-                expected="the one or the other",
+                found=f"an application together with {', '.join(settings)}",
+                expected="one or the other",
                 do=f"put {', '.join(settings)} into the application",
             )
         application = application or Application(**settings)
@@ -93,7 +93,7 @@ class ControlRun:
         control: The applied net.
         schedule: The base's noise schedule.
         latent_size: Rows and columns of the latents.
-        embedded_hints: Where embedded hints of this run are kept, to share one among runs of one net and hint.
+        embedded_hints: Keeps embedded hints, so that the runs of the same net and hint share one.
 
     Attributes:
         hint_encodings: How often this run encoded the hint.
@@ -117,7 +117,7 @@ class ControlRun:
         self._embedded_hints = {} if embedded_hints is None else embedded_hints
 
     def residuals(self, step: StepInput) -> Residuals | None:
-        """What the net adds at one step: zeros in rows of a side that is off, None if it does not act at all."""
+        """What the net adds at one step: zeros in the rows of a side that is off, None if it does not act."""
         net, application = self.control.net, self.control.application
         factors = application.factors_at(step.sigma, self.window, net.block_levels, self.latent_size[0])
         output = run_net(net, step, application.acting_side, factors, self._embedded_hint, self.mask)
@@ -136,7 +136,7 @@ class ControlRun:
 
 
 class ControlStack:
-    """All applied nets of one sampling run. What cannot act as asked is said at once, with `ControlWarning`.
+    """All applied nets of one sampling run. A `ControlWarning` says at once what will not act as asked.
 
     Arguments:
         controls: The applied nets.
@@ -147,7 +147,7 @@ class ControlStack:
 
     Attributes:
         runs: One `ControlRun` for each applied net, with its counters.
-        warnings: What was warned about, in words.
+        warnings: The text of each warning.
     """
 
     def __init__(
@@ -176,24 +176,26 @@ class ControlStack:
 
 
 def check_family(control: Control, config: UNetConfig) -> None:
-    """See that a net's residuals and inputs have the sizes of a base.
+    """Check that a net's inputs and residuals have the sizes of a base.
 
     Raises:
         FamilyMismatchError: If they do not.
     """
     net = control.net
     if net.joints != config.joints:
-        apart = [name for name, size in config.joints.items() if net.joints[name] != size]
-        sizes = [", ".join(f"{name} {one[name]}" for name in apart) for one in (net.joints, config.joints)]
+        differing = [name for name, size in config.joints.items() if net.joints[name] != size]
+        net_sizes, base_sizes = (
+            ", ".join(f"{name} {joints[name]}" for name in differing) for joints in (net.joints, config.joints)
+        )
         raise FamilyMismatchError(
-            found=f"a net of {net.family} ({sizes[0]})",
-            expected=f"one of {config.family} ({sizes[1]})",
+            found=f"a net of {net.family} ({net_sizes})",
+            expected=f"one of {config.family} ({base_sizes})",
             do="use a net and a base of the same family",
         )
 
 
 def _notes(run: ControlRun, sigmas: list[float], pictures: int, sides: tuple[GuidanceSide, ...]) -> list[str]:
-    """In words, how an applied net will act otherwise than one may expect."""
+    """The warnings about one applied net."""
     control, application = run.control, run.control.application
     height, width = (PIXELS_PER_LATENT * side for side in run.latent_size)
     notes = [crop_note(control.hint_pixels, height, width)]

@@ -1,4 +1,4 @@
-"""One step of sampling: what nets are given, on which rows one acts, and when."""
+"""One step of sampling: what the nets are given, and how one of them runs."""
 
 from __future__ import annotations
 
@@ -43,14 +43,14 @@ class StepInput:
         return len(self.x) // len(self.sides)
 
     def rows(self, index: Tensor) -> StepInput:
-        """Only the rows with these indices, shape (n,)."""
+        """Select the rows with these indices, shape (n,)."""
         y = None if self.y is None else self.y[index]
         return replace(self, x=self.x[index], timesteps=self.timesteps[index], context=self.context[index], y=y)
 
     def rows_on(self, side: Side) -> Tensor:
-        """The indices of the rows on a side, or on both, shape (n,)."""
-        on = [part for part, its_side in enumerate(self.sides) if side in ("both", its_side)]
-        return torch.arange(len(self.x), device=self.x.device).reshape(len(self.sides), -1)[on].flatten()
+        """The indices of the rows on one side or on both, shape (n,)."""
+        parts = [index for index, part_side in enumerate(self.sides) if side in ("both", part_side)]
+        return torch.arange(len(self.x), device=self.x.device).reshape(len(self.sides), -1)[parts].flatten()
 
 
 def run_net(
@@ -61,16 +61,16 @@ def run_net(
     embedded_hint: Callable[[Tensor], Tensor],
     mask: Tensor | None = None,
 ) -> Residuals | None:
-    """Run a net on the rows of its side, and only as deep as a factor asks for.
+    """Run a net on the rows of its side, no deeper than the last block whose factor is not zero.
 
     Arguments:
         net: The net.
         step: What the UNet is given.
         side: The side of guidance that the net acts on, or both.
-        factors: Of each skip and then the middle block, as `Application.factors_at` gives them: none outside the
+        factors: The factor of each skip and then the middle block, from `Application.factors_at`; empty outside the
             window.
-        embedded_hint: Gives, for latents, the hints as `embed_hint` does; hint i steers picture i, in turn.
-        mask: Where the net acts, shape (B or 1, 1, h, w); mask i is picture i's, in turn.
+        embedded_hint: Maps the latents to the embedded hints; hint i steers picture i, and fewer hints are repeated.
+        mask: Where the net acts, shape (B or 1, 1, h, w); mask i belongs to picture i, and fewer masks are repeated.
 
     Returns:
         Residuals of all rows, zero on the side that is off; None if the net has nothing to add.
@@ -99,9 +99,5 @@ def run_net(
 
 
 def _scattered(residuals: Residuals, rows: Tensor, count: int) -> Residuals:
-    """Residuals of `count` rows that are zero but for the given ones."""
-
-    def one(tensor: Tensor) -> Tensor:
-        return tensor.new_zeros(count, *tensor.shape[1:]).index_copy(0, rows, tensor)
-
-    return Residuals(tuple(map(one, residuals.skips)), None if residuals.middle is None else one(residuals.middle))
+    """Residuals of `count` rows: the given ones at `rows`, zero elsewhere."""
+    return residuals.map(lambda tensor: tensor.new_zeros(count, *tensor.shape[1:]).index_copy(0, rows, tensor))

@@ -30,10 +30,10 @@ from ..whole_file import writing
 from .dataset import PairDataset, Progress
 
 FORMAT = 2
-"""The number of this form of a cache; raise it with any change that an older version would misread."""
+"""The format number of a cache; raise it with any change that an older version would misread."""
 CHUNK = 16
 ABANDONED = 7 * 24 * 3600
-"""Seconds without a new chunk after which nobody is expected to go on with an unfinished cache."""
+"""Seconds without a new chunk after which an unfinished cache counts as abandoned."""
 LATENTS, CAPTIONS, ABOUT = "latents.npy", "captions.jsonl", "cache.json"
 
 
@@ -43,13 +43,13 @@ class CacheWarning(UserWarning):
 
 @dataclass(frozen=True, eq=False)
 class EncodedDataset:
-    """The encoded pairs of a dataset, read from disk as they are needed.
+    """The encoded pairs of a dataset, read from disk when needed.
 
     Attributes:
         latents: Mean and log-variance, shape (N, 2, C, h, w), float16.
-        contexts: The text embedding of each different caption, the empty one first, (K, L, context_dim), float32.
+        contexts: The text embedding of each distinct caption, the empty one first, (K, L, context_dim), float32.
         vectors: Their vector conditions, (K, vector_dim), for families that have one.
-        caption_rows: For each pair the row of its caption.
+        caption_rows: The row of each pair's caption.
     """
 
     latents: np.ndarray
@@ -68,42 +68,42 @@ class EncodedDataset:
         return LatentDistribution(mean, log_variance)
 
     def text(self, pairs: Sequence[int], dropped: Sequence[bool]) -> TextEmbeddings:
-        """The embedded captions of some pairs, that of the empty caption where the prompt is dropped."""
+        """The embedded captions of some pairs; the empty caption where the prompt is dropped."""
         rows = [0 if drop else self.caption_rows[pair] for pair, drop in zip(pairs, dropped, strict=True)]
         context = torch.from_numpy(self.contexts[rows])
         return TextEmbeddings(context, None if self.vectors is None else torch.from_numpy(self.vectors[rows]))
 
 
 def encode_dataset(base: Base, dataset: PairDataset, folder: Path, progress: Progress | None = None) -> EncodedDataset:
-    """Encode a dataset with a base, or read back what was encoded before.
+    """Encode a dataset with a base, or read its cache.
 
     Arguments:
         base: Its autoencoder and text encoders.
         dataset: The pairs.
-        folder: The folder of caches; each lies in a folder named by a hash of base and data.
-        progress: Told how far it is.
+        folder: The folder of caches; each is a folder named by a hash of base and data.
+        progress: Told how many pairs are encoded.
 
     Raises:
         WriteError: If the folder cannot be written.
     """
     name = digest(FORMAT, base.fingerprint, dataset.fingerprint, size=12)
-    place, partial = folder / name, folder / f".{name}.partial"
+    cache, partial = folder / name, folder / f".{name}.partial"
     progress = progress or (lambda done, total: None)
-    if not place.is_dir():
-        with _writing_cache(folder, partial), _alone(folder / f".{name}.lock", lambda: progress(0, len(dataset))):
-            _fill(place, partial, base, dataset, progress)
-    vectors = place / "vectors.npy"
+    if not cache.is_dir():
+        with _writing_cache(folder, partial), _locked(folder / f".{name}.lock", lambda: progress(0, len(dataset))):
+            _fill(cache, partial, base, dataset, progress)
+    vectors = cache / "vectors.npy"
     return EncodedDataset(
-        latents=np.load(place / LATENTS, mmap_mode="r"),
-        contexts=np.load(place / "contexts.npy", mmap_mode="r"),
+        latents=np.load(cache / LATENTS, mmap_mode="r"),
+        contexts=np.load(cache / "contexts.npy", mmap_mode="r"),
         vectors=np.load(vectors, mmap_mode="r") if vectors.exists() else None,
-        caption_rows=json.loads((place / "caption_rows.json").read_text(encoding="utf-8")),
+        caption_rows=json.loads((cache / "caption_rows.json").read_text(encoding="utf-8")),
     )
 
 
 @contextmanager
 def _writing_cache(folder: Path, partial: Path) -> Iterator[None]:
-    """Make the folder of caches; what cannot be written leaves no part of a cache."""
+    """Make the folder of caches; a failed write leaves no unfinished cache."""
     try:
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
@@ -114,8 +114,8 @@ def _writing_cache(folder: Path, partial: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _alone(lock_file: Path, waiting: Callable[[], None]) -> Iterator[None]:
-    """Keep other processes out; `waiting` is called each second while one of them is at work."""
+def _locked(lock_file: Path, waiting: Callable[[], None]) -> Iterator[None]:
+    """Hold a lock; call `waiting` every second while another process holds it."""
     lock = FileLock(lock_file)
     while not lock.is_locked:
         try:
@@ -130,21 +130,21 @@ def _alone(lock_file: Path, waiting: Callable[[], None]) -> Iterator[None]:
         lock.release()
 
 
-def _fill(place: Path, partial: Path, base: Base, dataset: PairDataset, progress: Progress) -> None:
-    """Write a cache, unless another process was faster."""
-    if not place.is_dir():
+def _fill(cache: Path, partial: Path, base: Base, dataset: PairDataset, progress: Progress) -> None:
+    """Write a cache, unless another process has written it meanwhile."""
+    if not cache.is_dir():
         partial.mkdir(exist_ok=True)
         os.utime(partial)
-        _remove_abandoned(place.parent)
-        _warn_of_others(place.parent)
+        _remove_abandoned(cache.parent)
+        _warn_of_others(cache.parent)
         _encode(base, dataset, partial, progress)
         about = {"format": FORMAT, "base": base.fingerprint, "data": dataset.fingerprint}
         (partial / ABOUT).write_text(json.dumps(about), encoding="utf-8")
-        os.replace(partial, place)
+        os.replace(partial, cache)
 
 
 def _remove_abandoned(folder: Path) -> None:
-    """Remove what nobody went on with."""
+    """Remove abandoned caches."""
     for partial in folder.glob(".*.partial"):
         with suppress(FileNotFoundError):  # its process may just have finished it
             if time.time() - partial.stat().st_mtime > ABANDONED:
@@ -152,29 +152,29 @@ def _remove_abandoned(folder: Path) -> None:
 
 
 def _warn_of_others(folder: Path) -> None:
-    """Name the caches of another format, which take room and are not used."""
+    """Warn about caches of another format, which take up space and are not used."""
     others = [path.name for path in sorted(folder.iterdir()) if path.is_dir() and _format(path) != FORMAT]
     if others:
-        message = f"{len(others)} caches in {folder} are of another version and not used: delete {', '.join(others)}"
+        message = f"{len(others)} caches in {folder} have another format and are not used: delete {', '.join(others)}"
         warnings.warn(message, CacheWarning, stacklevel=2)
 
 
-def _format(place: Path) -> int | None:
-    """The number of a cache's format; None for one that has none. What is no cache is passed over."""
-    if place.name.startswith(".") or not (place / LATENTS).exists():
+def _format(cache: Path) -> int | None:
+    """The format number of a cache, or None if it has none; `FORMAT` for what is no cache."""
+    if cache.name.startswith(".") or not (cache / LATENTS).exists():
         return FORMAT
     try:
-        about = json.loads((place / ABOUT).read_text(encoding="utf-8"))
+        about = json.loads((cache / ABOUT).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
     number: int | None = about.get("format") if isinstance(about, dict) else None
     return number
 
 
-def _encode(base: Base, dataset: PairDataset, place: Path, progress: Progress) -> None:
-    """Write the files of a cache, or those that are missing."""
-    captions = _encoded_before(place)
-    with _ArrayFile(place / LATENTS, len(dataset)) as latents, (place / CAPTIONS).open("a", encoding="utf-8") as lines:
+def _encode(base: Base, dataset: PairDataset, cache: Path, progress: Progress) -> None:
+    """Write the files of a cache, starting after the pairs that are already encoded."""
+    captions = _encoded_before(cache)
+    with _ArrayFile(cache / LATENTS, len(dataset)) as latents, (cache / CAPTIONS).open("a", encoding="utf-8") as lines:
         for start in range(len(captions), len(dataset), CHUNK):
             pairs = [dataset[index] for index in range(start, min(start + CHUNK, len(dataset)))]
             encoded = base.encode_images(torch.stack([pair.image for pair in pairs]))
@@ -182,17 +182,17 @@ def _encode(base: Base, dataset: PairDataset, place: Path, progress: Progress) -
             lines.writelines(json.dumps(pair.caption) + "\n" for pair in pairs)
             lines.flush()
             captions += [pair.caption for pair in pairs]
-            os.utime(place)
+            os.utime(cache)
             progress(len(captions), len(dataset))
     rows = {caption: row for row, caption in enumerate(dict.fromkeys(["", *captions]))}
     height, width = dataset.hints([0]).shape[-2:]
-    _encode_captions(base, list(rows), (height, width), place)
-    (place / "caption_rows.json").write_text(json.dumps([rows[caption] for caption in captions]), encoding="utf-8")
+    _encode_captions(base, list(rows), (height, width), cache)
+    (cache / "caption_rows.json").write_text(json.dumps([rows[caption] for caption in captions]), encoding="utf-8")
 
 
-def _encoded_before(place: Path) -> list[str]:
-    """The captions of the pairs that are in an unfinished cache; what comes after its last whole chunk is cut off."""
-    latents, captions = place / LATENTS, place / CAPTIONS
+def _encoded_before(cache: Path) -> list[str]:
+    """The captions of the pairs in an unfinished cache, which is cut off after its last whole chunk."""
+    latents, captions = cache / LATENTS, cache / CAPTIONS
     try:
         lines = captions.read_text(encoding="utf-8").splitlines(keepends=True)
         with latents.open("r+b") as file:
@@ -202,7 +202,7 @@ def _encoded_before(place: Path) -> list[str]:
             whole = min((latents.stat().st_size - header) // row, sum(line.endswith("\n") for line in lines))
             whole -= whole % CHUNK
             file.truncate(header + whole * row)
-    except (FileNotFoundError, ValueError):  # it was stopped before the first chunk
+    except (FileNotFoundError, ValueError):  # interrupted before the first chunk
         latents.unlink(missing_ok=True)
         captions.unlink(missing_ok=True)
         return []
@@ -210,9 +210,9 @@ def _encoded_before(place: Path) -> list[str]:
     return [json.loads(line) for line in lines[:whole]]
 
 
-def _encode_captions(base: Base, captions: list[str], size: tuple[int, int], place: Path) -> None:
-    """Write the embeddings of the different captions."""
-    contexts_path, vectors_path = place / "contexts.npy", place / "vectors.npy"
+def _encode_captions(base: Base, captions: list[str], size: tuple[int, int], cache: Path) -> None:
+    """Write the embeddings of the distinct captions."""
+    contexts_path, vectors_path = cache / "contexts.npy", cache / "vectors.npy"
     for path in (contexts_path, vectors_path):
         path.unlink(missing_ok=True)
     with _ArrayFile(contexts_path, len(captions)) as contexts, _ArrayFile(vectors_path, len(captions)) as vectors:
@@ -224,13 +224,13 @@ def _encode_captions(base: Base, captions: list[str], size: tuple[int, int], pla
 
 
 class _ArrayFile:
-    """A .npy file that is written part by part; without any part there is no file.
+    """A .npy file that is written part by part; without a part there is no file.
 
-    Writing through a mapping would be simpler, but where the disk is full it ends the process without a word.
+    A memory map would be simpler, but on a full disk it ends the process without an error.
 
     Arguments:
-        path: The file; if it is there, it is gone on with.
-        count: Rows in all.
+        path: The file; an existing one is appended to.
+        count: Rows in total.
     """
 
     def __init__(self, path: Path, count: int) -> None:
@@ -246,7 +246,7 @@ class _ArrayFile:
             self._file.close()
 
     def append(self, rows: Tensor) -> None:
-        """Write the next rows, and see them onto the disk."""
+        """Write the next rows and flush them to disk."""
         array = rows.cpu().contiguous().numpy()
         if self._file is None:
             self._file = self._path.open("ab")

@@ -1,4 +1,4 @@
-"""What every dataset gives: pairs of a picture and its hint."""
+"""The interface of every dataset: pairs of a picture and its hint."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from typing import Protocol
 from torch import Tensor
 
 Progress = Callable[[int, int], None]
-"""`progress(done, total)`, called as work goes on; what it raises ends it."""
+"""`progress(done, total)`, called during the work; an exception that it raises ends the work."""
 
 
 @dataclass(frozen=True, eq=False)
 class Pair:
-    """What a ControlNet learns from.
+    """One picture with its hint.
 
     Attributes:
         image: (3, H, W) float32 in [0, 1], the picture.
-        hint: (C, H, W) float32 in [0, 1], what is known about the picture.
-        caption: The picture in words.
+        hint: (C, H, W) float32 in [0, 1], the image that steers.
+        caption: A description of the picture.
     """
 
     image: Tensor
@@ -34,7 +34,7 @@ class PairDataset(Protocol):
         """Count the pairs."""
 
     def __getitem__(self, index: int) -> Pair:
-        """Return pair `index`, which runs from 0; raises IndexError beyond the last."""
+        """Return pair `index`, counted from 0; raises IndexError beyond the last."""
 
     def hints(self, indices: Sequence[int]) -> Tensor:
         """Return the hints of many pairs, (N, C, H, W) in [0, 1], without their pictures."""

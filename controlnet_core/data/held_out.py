@@ -1,4 +1,4 @@
-"""Pairs that are kept from training, so that it can be measured on pictures it never saw."""
+"""Held-out pairs: kept from training, so that a net is measured on pictures that it never saw."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 from .dataset import Pair, PairDataset
 
 ONE_IN, MOST, FEWEST = 10, 64, 2
-"""Of so many pairs one is held out, up to so many; fewer than the last tell nothing."""
+"""One pair in ONE_IN is held out, at most MOST of them; fewer than FEWEST cannot be compared."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,7 +30,7 @@ class Subset:
         return len(self.indices)
 
     def __getitem__(self, index: int) -> Pair:
-        """Return pair `index`, which runs from 0; raises IndexError if it is negative or beyond the last."""
+        """Return pair `index`, counted from 0; raises IndexError if it is negative or beyond the last."""
         return self.dataset[self._original(index)]
 
     def hints(self, indices: Sequence[int]) -> Tensor:
@@ -40,18 +40,18 @@ class Subset:
     @property
     def fingerprint(self) -> str:
         """Name the content: equal fingerprints are equal pairs."""
-        words = repr(("some pairs", self.dataset.fingerprint, list(self.indices)))
-        return hashlib.blake2b(words.encode(), digest_size=16).hexdigest()
+        content = repr(("some pairs", self.dataset.fingerprint, list(self.indices)))
+        return hashlib.blake2b(content.encode(), digest_size=16).hexdigest()
 
     def _original(self, index: int) -> int:
-        """Tell which of all pairs pair `index` is."""
+        """The index of pair `index` in the whole dataset."""
         if not 0 <= index < len(self.indices):
             raise IndexError(f"pair {index} of {len(self.indices)}")
         return self.indices[index]
 
 
 def held_out_count(pairs: int) -> int:
-    """How many of so many pairs are kept from training: one in ten, 64 at most; none if that is only one."""
+    """How many of `pairs` pairs are held out: one in ten, 64 at most; none if that is only one."""
     count = min(pairs // ONE_IN, MOST)
     return count if count >= FEWEST else 0
 
@@ -59,10 +59,10 @@ def held_out_count(pairs: int) -> int:
 def split_held_out(dataset: PairDataset) -> tuple[PairDataset, Subset | None]:
     """Split a dataset into pairs to train on and pairs to measure with, evenly spaced from the first to the last.
 
-    Which they are depends on the number of pairs alone, so that what was encoded stays of use when settings change.
+    The choice depends on the number of pairs alone, so that the cache stays valid when settings change.
 
     Returns:
-        The pairs to train on, and those held out; of a dataset that is too small all of it, and None.
+        The pairs to train on, and those held out; for a dataset that is too small, all of it and None.
     """
     count = held_out_count(len(dataset))
     if not count:

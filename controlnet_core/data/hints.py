@@ -1,4 +1,4 @@
-"""Hints made of the pictures themselves, for pictures that come without any."""
+"""Hints made from the pictures themselves, for pictures without hint files."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MadeHint = Literal["canny", "blur", "grey"]
 HintKind = Literal["files", "canny", "blur", "grey"]
 """Where hints come from: files beside the pictures, or the pictures themselves."""
 LUMA = (0.299, 0.587, 0.114)
-"""How bright red, green and blue look (ITU-R BT.601)."""
+"""The shares of red, green and blue in the brightness (ITU-R BT.601)."""
 REACH = 3
 """Standard deviations at which a Gaussian is cut off."""
 
@@ -55,7 +55,7 @@ class HintMaker:
 
 
 def blur_hint(image: Tensor, deviation: float) -> Tensor:
-    """Blur a picture; beyond its borders it goes on as it is there.
+    """Blur a picture; its border pixels are repeated outside.
 
     Arguments:
         image: (1, 3, H, W) in [0, 1].
@@ -81,7 +81,7 @@ def blur_hint(image: Tensor, deviation: float) -> Tensor:
 
 
 def grey_hint(image: Tensor) -> Tensor:
-    """Take the colours out of a picture, (1, 3, H, W) in [0, 1], in the same shape."""
+    """Turn a picture (1, 3, H, W) in [0, 1] grey, in the same shape."""
     weights = torch.tensor(LUMA).view(1, 3, 1, 1)
     return (image * weights).sum(1, keepdim=True).clamp(0, 1).expand(-1, 3, -1, -1)
 

@@ -1,4 +1,4 @@
-"""Pairs that are held in memory, and a sheet of pairs to look at."""
+"""Pairs in memory, and a preview of pairs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .folder.folder_dataset import SIDE_STEP
 
 
 class InMemoryDataset:
-    """Pairs of tensors in memory, such as come from a node graph.
+    """Pairs of tensors in memory, such as those of a node graph.
 
     Arguments:
         images: The pictures, (N, 3, H, W) in [0, 1]; H and W are multiples of 8.
@@ -28,7 +28,7 @@ class InMemoryDataset:
         fingerprint: A hash of all pixels and captions.
 
     Raises:
-        DatasetError: If there is no pair, the shapes or the captions do not fit, or a pixel is no number from 0 to 1.
+        DatasetError: If there is no pair, the shapes or the captions do not fit, or a pixel is not from 0 to 1.
     """
 
     def __init__(self, images: Tensor, hints: Tensor, captions: str | Sequence[str]) -> None:
@@ -38,7 +38,7 @@ class InMemoryDataset:
             raise DatasetError(
                 found=f"pictures of shape {tuple(images.shape)} and hints of {tuple(hints.shape)}",
                 expected="as many hints as pictures, in the same size",
-                do="resize the hints, or leave out what has no partner",
+                do="resize the hints, or leave out images without a partner",
             )
         self._captions = [captions] * len(images) if isinstance(captions, str) else list(captions)
         if len(self._captions) != len(images):
@@ -53,7 +53,7 @@ class InMemoryDataset:
         return len(self._captions)
 
     def __getitem__(self, index: int) -> Pair:
-        """Return pair `index`, which runs from 0.
+        """Return pair `index`, counted from 0.
 
         Raises:
             IndexError: If the index is negative or beyond the last pair.
@@ -89,13 +89,13 @@ def preview(dataset: PairDataset, count: int = 6) -> Image.Image:
     if count < 1:
         raise DatasetError(f"a preview of {count} pairs", "at least 1", "ask for more pairs")
     shown, last = min(count, len(dataset)), len(dataset) - 1
-    pairs = [dataset[round(place * last / max(1, shown - 1))] for place in range(shown)]
+    pairs = [dataset[round(row * last / max(1, shown - 1))] for row in range(shown)]
     captions = [" ".join(pair.caption.split()) for pair in pairs]
     return sheet([[pair.image, pair.hint] for pair in pairs], ("picture", "hint"), captions if any(captions) else ())
 
 
 def _checked(pixels: Tensor, name: str) -> Tensor:
-    """Pixels as float32 on the CPU, once they are known to be pictures that can be encoded."""
+    """Check that pixels are pictures that can be encoded, and return them as float32 on the CPU."""
     sides = pixels.shape[2:]
     if pixels.ndim != 4 or pixels.shape[1] != 3 or not pixels.numel() or any(side % SIDE_STEP for side in sides):
         raise DatasetError(
@@ -104,12 +104,12 @@ def _checked(pixels: Tensor, name: str) -> Tensor:
             do=f"crop or resize the {name}",
         )
     pixels = pixels.detach().to("cpu", torch.float32).contiguous()
-    low, high = (float(edge) for edge in pixels.aminmax())
+    low, high = (float(bound) for bound in pixels.aminmax())
     if not (low >= -ROUNDING and high <= 1 + ROUNDING):
         raise DatasetError(
             found=f"{name} with pixels from {low:.4g} to {high:.4g}",
             expected="values from 0 to 1",
-            do="divide by 255, or map -1..1 with (x + 1) / 2; not a number comes from a broken source",
+            do="divide by 255, or map -1..1 with (x + 1) / 2; NaN comes from a broken source",
         )
     return pixels if low >= 0 and high <= 1 else pixels.clamp(0, 1)
 

@@ -1,4 +1,4 @@
-"""The control experiment: the same pictures, with hints that belong to others."""
+"""The control experiment: the same pictures, with the hints of other pictures."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from .dataset import Pair, PairDataset
 
 
 class ShuffledHints:
-    """The same pictures and captions with the hint of another pair: the control in which nothing can be learned.
+    """The same pictures and captions with the hints of other pairs, so that nothing can be learned.
 
     Arguments:
         dataset: The true pairs, at least 2.
-        seed: Names one permutation of the hints; none leaves a hint in its place.
+        seed: Chooses a permutation of the hints, which leaves none in its place.
 
     Raises:
         DatasetError: If there are fewer than 2 pairs.
@@ -28,7 +28,7 @@ class ShuffledHints:
             raise DatasetError(f"{len(dataset)} pair", "at least 2 pairs to exchange hints", "use a larger dataset")
         self.dataset = dataset
         self.fingerprint = digest("shuffled hints", dataset.fingerprint, str(seed))
-        # One cycle through all pairs in random order: each takes the hint of the next, so none keeps its own.
+        # One cycle through all pairs in random order: each gets the hint of the next, so none keeps its own.
         cycle = torch.randperm(len(dataset), generator=keyed_generator("shuffled hints", seed))
         self._source = torch.empty_like(cycle).scatter_(0, cycle, cycle.roll(-1))
 
@@ -45,5 +45,5 @@ class ShuffledHints:
         return self.dataset.hints([self.hint_index(index) for index in indices])
 
     def hint_index(self, index: int) -> int:
-        """Tell whose hint pair `index` has."""
+        """The pair whose hint pair `index` has."""
         return int(self._source[index])

@@ -1,7 +1,7 @@
-"""Does a net follow its hints where nobody can detect them? Then it knows a picture's own hint from another's.
+"""Measures following where no detector exists: does a net prefer a picture's own hint to another picture's?
 
-Both are tried on held-out pairs with the same noise, at timesteps at which the picture is hardly to be seen in it. A
-net that ignores its hints has the same loss with both; one that follows them has the lower loss with the picture's own.
+Both hints are tried on held-out pairs with the same noise, at timesteps at which noise hides most of the picture. A net
+that ignores its hints has the same loss with both; one that follows them has the lower loss with the picture's own.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from ..keyed import keyed_generator
 from ..model.controlnet import ControlNet
 from ..objective import Batch, control_loss
 from ..sampling.generate import SamplingSettings
-from .validation import Evaluation, at_once, draw_hints
+from .validation import Evaluation, draw_hints, pictures_per_batch
 
 MOMENTS = (0.5, 0.65, 0.8, 0.95)
-"""Of the noise schedule, at which the two hints are compared."""
+"""Fractions of the noise schedule at which the two hints are compared."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,7 +40,7 @@ class HintPreferenceValidation:
         side: The side of guidance that control acts on in the samples.
 
     Attributes:
-        ceiling: The score of a net that always knows the own hint.
+        ceiling: The score of a net that always prefers the picture's own hint.
         without_control: The score of a net that ignores hints.
     """
 
@@ -52,8 +52,8 @@ class HintPreferenceValidation:
     without_control: float = 0.5
 
     @property
-    def ceiling_words(self) -> str:
-        """What the ceiling is."""
+    def ceiling_label(self) -> str:
+        """What the ceiling is, for reports."""
         return "every hint known"
 
     @cached_property
@@ -67,18 +67,18 @@ class HintPreferenceValidation:
         return [self.pairs[index].caption for index in range(len(self.pairs))]
 
     def evaluate(self, net: ControlNet, progress: Progress | None = None) -> Evaluation:
-        """Compare the losses with both hints, and draw the own hints with their captions."""
+        """Compare the losses with both hints, and draw the pictures' own hints with their captions."""
         own, other = self._losses(net, self.hints), self._losses(net, self.hints.roll(1, 0))
-        known = (own < other).double() + 0.5 * (own == other)
+        preferred = (own < other).double() + 0.5 * (own == other)
         saved = {"loss_saved": 1 - float(own.mean() / other.mean())}
         pictures = draw_hints(self.base, net, self.hints, self.captions, self.sampling, self.side, progress)
-        return Evaluation(tuple(known.mean(0).tolist()), saved, pictures)
+        return Evaluation(tuple(preferred.mean(0).tolist()), saved, pictures)
 
     @cached_property
     def _latents(self) -> Tensor:
         """The pictures' latents, without the autoencoder's noise, shape (N, C, h, w)."""
         images = torch.stack([self.pairs[index].image for index in range(len(self.pairs))])
-        parts = images.split(at_once(images.shape[-2], images.shape[-1]))
+        parts = images.split(pictures_per_batch(images.shape[-2], images.shape[-1]))
         return torch.cat([self.base.encode_images(part).mean.float() for part in parts])
 
     @cached_property
@@ -88,7 +88,7 @@ class HintPreferenceValidation:
         return self.base.encode_text(self.captions, (height, width))
 
     def _losses(self, net: ControlNet, hints: Tensor) -> Tensor:
-        """The loss of each pair with certain hints at each moment, shape (moments, N)."""
+        """The loss of each pair with its row of `hints` at each moment, shape (moments, N)."""
         rows = range(len(self.pairs))
         return torch.tensor([[self._loss(net, hints, row, moment) for row in rows] for moment in MOMENTS]).double()
 

@@ -1,4 +1,4 @@
-"""Does a net follow its hints? What a validation answers, and how it draws held-out hints."""
+"""How well a net follows its hints: the interface of a validation, and the drawing of held-out hints."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from ..model.controlnet import ControlNet
 from ..sampling.generate import SamplingSettings, generate
 
 PIXELS_AT_ONCE = 32 * 64 * 64
-"""Pixels that are drawn in one batch, if it has more than one picture."""
+"""The most pixels in a batch of more than one picture."""
 
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """What one evaluation found.
+    """The result of one evaluation.
 
     Attributes:
         scores: The following score of each hint, 0 to 1.
@@ -42,7 +42,7 @@ class Evaluation:
 
 
 class Validation(Protocol):
-    """What a training run asks as it goes."""
+    """What a training run calls to measure how well its net follows."""
 
     @property
     def ceiling(self) -> float:
@@ -59,8 +59,8 @@ class Validation(Protocol):
         ...
 
 
-def at_once(height: int, width: int) -> int:
-    """How many pictures of so many pixels go into one batch."""
+def pictures_per_batch(height: int, width: int) -> int:
+    """How many pictures of a size go into one batch."""
     return max(1, PIXELS_AT_ONCE // (height * width))
 
 
@@ -73,7 +73,7 @@ def draw_hints(
     side: Side,
     progress: Progress | None = None,
 ) -> Tensor:
-    """Draw one picture for each hint, in batches that memory holds.
+    """Draw one picture for each hint, in batches that fit into memory.
 
     Arguments:
         base: The base that draws.
@@ -88,15 +88,15 @@ def draw_hints(
         Shape (N, 3, H, W) in [0, 1], on the CPU.
     """
     pictures = []
-    step = at_once(hints.shape[-2], hints.shape[-1])
-    for start in range(0, len(hints), step):
-        rows = slice(start, start + step)
+    size = pictures_per_batch(hints.shape[-2], hints.shape[-1])
+    for start in range(0, len(hints), size):
+        rows = slice(start, start + size)
 
-        def drawn(done: int, steps: int, _: Tensor, start: int = start) -> None:
+        def after_step(done: int, steps: int, _: Tensor, start: int = start) -> None:
             if progress is not None:
-                progress(min(start + step, len(hints)) if done == steps else start, len(hints))
+                progress(min(start + size, len(hints)) if done == steps else start, len(hints))
 
         controls = [] if net is None else [Control(net, hints[rows], side=side)]
         settings = replace(sampling, seed=sampling.seed + start)
-        pictures.append(generate(base, prompts[rows], controls, settings=settings, callback=drawn).cpu())
+        pictures.append(generate(base, prompts[rows], controls, settings=settings, callback=after_step).cpu())
     return torch.cat(pictures)

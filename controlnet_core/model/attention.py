@@ -49,7 +49,7 @@ class FeedForward(nn.Module):
 
 
 class TransformerBlock(nn.Module):
-    """Self-attention, cross-attention to the text and a perceptron, each behind a layer norm."""
+    """Self-attention, cross-attention to the text and a perceptron, each after a layer norm."""
 
     def __init__(self, channels: int, config: UNetConfig, layers: LayerFactory) -> None:
         super().__init__()

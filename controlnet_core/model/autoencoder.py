@@ -32,7 +32,7 @@ class LatentDistribution:
     log_variance: Tensor
 
     def sample(self, noise: Tensor) -> Tensor:
-        """The latents at standard normal `noise`, which has the mean's shape."""
+        """The latents that standard normal `noise`, of the mean's shape, gives."""
         return self.mean + torch.exp(0.5 * self.log_variance) * noise
 
 
@@ -72,7 +72,7 @@ class PixelMiddle(nn.Module):
 
 
 class PixelDownsample(nn.Module):
-    """Half the resolution by a convolution of stride 2 that is padded at the right and bottom only."""
+    """Halve the resolution by a convolution of stride 2 that is padded at the right and bottom only."""
 
     def __init__(self, channels: int, layers: LayerFactory) -> None:
         super().__init__()
@@ -107,7 +107,7 @@ class PixelStage(nn.Module):
 
 
 class PixelEncoder(nn.Module):
-    """Pixels to the two halves, mean and log-variance, of the latent distribution."""
+    """From pixels to the mean and log-variance of the latent distribution."""
 
     def __init__(self, config: AutoencoderConfig, layers: LayerFactory) -> None:
         super().__init__()
@@ -137,7 +137,7 @@ class PixelEncoder(nn.Module):
 
 
 class PixelDecoder(nn.Module):
-    """Latents to pixels."""
+    """From latents to pixels."""
 
     def __init__(self, config: AutoencoderConfig, layers: LayerFactory) -> None:
         super().__init__()

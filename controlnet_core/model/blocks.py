@@ -14,11 +14,11 @@ class ResidualBlock(nn.Module):
     """Two convolutions around a shortcut, with the time embedding added between them where there is one.
 
     Arguments:
-        inputs: Channels of what it takes.
-        outputs: Channels of what it gives.
+        inputs: Channels of the input.
+        outputs: Channels of the output.
         layers: Makes its layers.
-        embedding_dim: Width of the time embedding; None in the autoencoder, which knows no time.
-        eps: What keeps the group norms from dividing by zero.
+        embedding_dim: Width of the time embedding; None in the autoencoder, which has no time.
+        eps: Keeps the group norms from dividing by zero.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class ResidualBlock(nn.Module):
 
 
 class Block(nn.Module):
-    """A residual block and, where the level has any, the transformer behind it."""
+    """A residual block and, where the level has any, the transformer after it."""
 
     def __init__(self, inputs: int, outputs: int, depth: int, config: UNetConfig, layers: LayerFactory) -> None:
         super().__init__()

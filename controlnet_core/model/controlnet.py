@@ -26,13 +26,13 @@ class ControlNetBlock(nn.Module):
     F(.; T) is the locked block, F(.; Tc) its trainable copy, Z(.; Tz1) and Z(.; Tz2) are the zero layers. The paper
     names a residual block, a convolution with batch normalisation and ReLU, multi-head attention and a transformer.
 
-    Locked means locked: the locked block has no gradient, and it stays in evaluation when everything around it is set
-    to training, so that neither the statistics of its norms nor its dropout change what the base does.
+    Locked means locked: the locked block has no gradient, and it stays in evaluation mode when everything around it is
+    in training mode, so that neither the statistics of its norms nor its dropout change what the base does.
 
     Arguments:
-        block: The block to lock; a copy of it is trained. If it returns a tuple, the first of it is controlled.
-        inputs: Channels of what the block takes; the condition has as many.
-        outputs: Channels of what it gives.
+        block: The block to lock; a copy of it is trained. If it returns a tuple, the first element is controlled.
+        inputs: Channels of the block's input, and of the condition.
+        outputs: Channels of the block's output.
         zero_layer: `zero_layer(inputs, outputs)` makes a layer, whose parameters are then set to zero:
             a 1x1 convolution for images (the default), `torch.nn.Linear` for vectors and sequences.
     """
@@ -45,17 +45,17 @@ class ControlNetBlock(nn.Module):
         zero_layer: Callable[[int, int], nn.Module] | None = None,
     ) -> None:
         super().__init__()
-        make = zero_layer or (lambda before, after: zero_convolution(LayerFactory(), before, after))
+        make_zero = zero_layer or (lambda before, after: zero_convolution(LayerFactory(), before, after))
         self.trainable_copy = copy.deepcopy(block).requires_grad_(True)
         self.locked = block.requires_grad_(False)
-        self.zero_in = make(inputs, inputs)
-        self.zero_out = make(outputs, outputs)
+        self.zero_in = make_zero(inputs, inputs)
+        self.zero_out = make_zero(outputs, outputs)
         zero_(self.zero_in)
         zero_(self.zero_out)
         self.train(self.training)
 
     def train(self, mode: bool = True) -> ControlNetBlock:
-        """Set the trainable copy to training or evaluation; the locked block stays in evaluation."""
+        """Set the mode of the trainable copy; the locked block stays in evaluation mode."""
         super().train(mode)
         self.locked.train(False)
         return self
@@ -63,13 +63,13 @@ class ControlNetBlock(nn.Module):
     def forward(
         self, x: Tensor, condition: Tensor, *others: Tensor | None, **named: Tensor | bool | None
     ) -> Tensor | tuple[Tensor, ...]:
-        """Map `x` with a `condition` of the same shape to what the block gives for `x`, controlled.
+        """Map `x` with a `condition` to the block's controlled output.
 
         Arguments:
-            x: What the block takes.
+            x: The block's input.
             condition: What steers it, of the same shape.
-            others: What else the block takes, such as a time embedding or a text; both blocks are given the same.
-            named: The same by name.
+            others: Further arguments of the block, such as a time embedding or a text; the copy gets the same.
+            named: Further keyword arguments, likewise.
         """
         output: Tensor | tuple[Tensor, ...] = self.locked(x, *others, **named)
         copied = self.trainable_copy(x + self.zero_in(condition), *others, **named)
@@ -88,13 +88,13 @@ class ControlNet(nn.Module):
     next; it leaves 13 times, through the zero convolution after each block. The UNet adds these outputs to what its
     locked blocks give: to the 12 skips that its decoder reads, and to the middle.
 
-    On `torch.nn` it is made ready for training from scratch, its zero convolutions at zero; `from_unet` is how the
-    paper starts. On a host's operations it is an empty vessel to load weights into.
+    With `torch.nn` it is ready for training from scratch, its zero convolutions at zero; `from_unet` starts as the
+    paper does. With a host's operations its weights have to be loaded.
 
     Arguments:
         config: The family's sizes.
         hint_channels: Channels of the hint image.
-        hint_encoder: "reference" (the released nets') or "paper" (as the text words it).
+        hint_encoder: "reference" (the released nets') or "paper" (as the text describes it).
         operations: Where Linear, Conv2d, GroupNorm, LayerNorm and Embedding come from.
         device: Where to make the weights ("meta" makes none).
         dtype: Their dtype.
@@ -219,7 +219,7 @@ class ControlNet(nn.Module):
             context: Text embedding, shape (B, L, context_dim).
             y: Vector condition, shape (B, vector_dim), for families that have one.
             embedded_hint: What `embed_hint` gave, to save encoding it again.
-            blocks: Compute only the residuals of so many encoder blocks and not the middle's.
+            blocks: Compute only the residuals of the first `blocks` encoder blocks, without the middle block's.
 
         Returns:
             The residuals of all encoder blocks and the middle block, or of the first `blocks`.
@@ -237,7 +237,7 @@ class ControlNet(nn.Module):
         return Residuals(skips, self.middle_zero_convolution(next(walk)) if blocks is None else None)
 
     def _embed_checked(self, hint: Tensor | None, x: Tensor) -> Tensor:
-        """Encode the hint and see that it has the latents' size then."""
+        """Encode the hint and check that it then has the latents' size."""
         if hint is None:
             raise TensorShapeError("neither a hint nor an embedded hint", "one of the two", "give the hint's pixels")
         embedded = self.embed_hint(hint)

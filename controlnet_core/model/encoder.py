@@ -64,13 +64,13 @@ class Encoder(nn.Module):
     def walk(self, x: Tensor, embedding: Tensor, context: Tensor, hint: Tensor | None = None) -> Iterator[Tensor]:
         """Yield the output of each encoder block, shallowest first, and last that of the middle block.
 
-        Nothing is computed beyond what is asked for: who needs only the first blocks stops early.
+        A block is computed only when its output is requested, so whoever needs only the first blocks can stop early.
 
         Arguments:
             x: Noisy latents, shape (B, in_channels, h, w).
             embedding: What `embed` gave, shape (B, embedding_dim).
             context: Text embedding, shape (B, L, context_dim).
-            hint: Embedded hint, shape (B, model_channels, h, w), added behind the first convolution.
+            hint: Embedded hint, shape (B, model_channels, h, w), added after the first convolution.
         """
         hidden = self.input_convolution(x)
         if hint is not None:

@@ -14,7 +14,7 @@ from .layers import LayerFactory, zero_, zero_convolution
 HintEncoderKind = Literal["reference", "paper"]
 
 SILU_GAIN = 1.676
-"""What keeps the mean square of Gaussian numbers that pass a SiLU."""
+"""The gain that keeps the mean square of Gaussian numbers through a SiLU."""
 
 
 class ReferenceHintEncoder(nn.Module):
@@ -43,11 +43,11 @@ class ReferenceHintEncoder(nn.Module):
         return output
 
     def initialise(self, generator: torch.Generator) -> None:
-        """Draw Gaussian weights that keep the variance behind a SiLU; the zero convolution starts at zero.
+        """Draw Gaussian weights that keep the variance through a SiLU; the zero convolution starts at zero.
 
-        With torch's own start each layer makes the hint fainter, and behind the seventh the features of different
-        outlines differ by a hundredth of what they do here: nets of the small base then begin to follow at about three
-        times as many steps.
+        With torch's default weights each layer makes the hint fainter, and after the seventh the features of different
+        outlines differ by a hundredth of what they do here: nets of the small base then take about three times as many
+        steps to begin to follow.
         """
         for convolution in self.convolutions:
             weight, bias = convolution.parameters()
@@ -57,13 +57,12 @@ class ReferenceHintEncoder(nn.Module):
 
 
 class PaperHintEncoder(nn.Module):
-    """The hint encoder as the paper words it: four 4x4 convolutions with ReLU and Gaussian weights.
+    """The hint encoder as the paper describes it: four 4x4 convolutions with ReLU and Gaussian weights.
 
     Section 3.3 of Zhang et al. 2023 gives 16, 32, 64 and 128 channels and stride 2, and says that 512 pixels become 64.
     Four strides of 2 would make that 32, so the last layer has stride 1 here; a 4x4 kernel keeps the size only
-    with uneven padding: one row and column before the picture, two behind it. A zero convolution brings it to the
-    model's channels.
-    Stock loaders do not know this encoder.
+    with uneven padding: one row and column before the picture, two after it. A zero convolution brings it to the
+    model's channels. Stock loaders do not know this encoder.
     """
 
     widths = (16, 32, 64, 128)
@@ -88,7 +87,7 @@ class PaperHintEncoder(nn.Module):
         return output
 
     def initialise(self, generator: torch.Generator) -> None:
-        """Draw Gaussian weights that keep the variance behind a ReLU; the zero convolution starts at zero."""
+        """Draw Gaussian weights that keep the variance through a ReLU; the zero convolution starts at zero."""
         for convolution in self.convolutions:
             weight, bias = convolution.parameters()
             nn.init.normal_(weight, std=math.sqrt(2 / weight[0].numel()), generator=generator)

@@ -1,4 +1,4 @@
-"""The small parts: how layers are made, time encoding, resampling and the zero convolution."""
+"""The small parts: the layer factory, time encoding, resampling and the zero convolution."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ class LayerFactory:
 
 
 def zero_convolution(layers: LayerFactory, inputs: int, outputs: int) -> nn.Module:
-    """A 1x1 convolution that `zero_` makes to start with zero weight and bias (Zhang et al. 2023, section 3.1)."""
+    """A 1x1 convolution, whose weight and bias `zero_` sets to zero (Zhang et al. 2023, section 3.1)."""
     return layers.convolution(inputs, outputs, size=1)
 
 
@@ -135,7 +135,7 @@ class TwoLayerPerceptron(nn.Module):
 
 
 class Downsample(nn.Module):
-    """Half the resolution, rounded up, by a convolution of stride 2."""
+    """Halve the resolution, rounded up, by a convolution of stride 2."""
 
     def __init__(self, channels: int, layers: LayerFactory) -> None:
         super().__init__()
@@ -148,7 +148,7 @@ class Downsample(nn.Module):
 
 
 class Upsample(nn.Module):
-    """Enlarge by the nearest neighbour, then convolve."""
+    """Enlarge to nearest neighbours, then convolve."""
 
     def __init__(self, channels: int, layers: LayerFactory) -> None:
         super().__init__()

@@ -1,8 +1,8 @@
-"""What a ControlNet gives: one tensor to add to each skip of the UNet, and one for its middle block."""
+"""The output of a ControlNet: one tensor to add to each skip of the UNet, and one for its middle block."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -24,8 +24,13 @@ class Residuals:
     skips: tuple[Tensor, ...]
     middle: Tensor | None
 
+    def map(self, function: Callable[[Tensor], Tensor]) -> Residuals:
+        """Apply a function to each skip and to the middle."""
+        middle = None if self.middle is None else function(self.middle)
+        return Residuals(tuple(function(skip) for skip in self.skips), middle)
+
     def scaled(self, factors: float | Sequence[float]) -> Residuals:
-        """Multiply everything by one number, or each skip and then the middle by its own."""
+        """Multiply all tensors by one factor, or each skip and then the middle by its own."""
         count = len(self.skips) + (self.middle is not None)
         each = [factors] * count if isinstance(factors, (int, float)) else list(factors)
         if len(each) < count:
@@ -39,19 +44,13 @@ class Residuals:
 
     def masked(self, mask: Tensor) -> Residuals:
         """Multiply by a mask (B or 1, 1, H, W), resized to each block by averaging over its area."""
-
-        def one(tensor: Tensor) -> Tensor:
-            return tensor * functional.interpolate(mask.to(tensor), size=tensor.shape[-2:], mode="area")
-
-        return Residuals(tuple(map(one, self.skips)), None if self.middle is None else one(self.middle))
+        return self.map(
+            lambda tensor: tensor * functional.interpolate(mask.to(tensor), size=tensor.shape[-2:], mode="area")
+        )
 
     def pooled(self) -> Residuals:
-        """Average each over the picture, for nets that were trained to give style and not place (shuffle)."""
-
-        def one(tensor: Tensor) -> Tensor:
-            return tensor.mean(dim=(2, 3), keepdim=True).expand_as(tensor)
-
-        return Residuals(tuple(map(one, self.skips)), None if self.middle is None else one(self.middle))
+        """Average each tensor over the picture, for nets that were trained to give style, not position (shuffle)."""
+        return self.map(lambda tensor: tensor.mean(dim=(2, 3), keepdim=True).expand_as(tensor))
 
     def __add__(self, other: Residuals) -> Residuals:
         """Add another net's residuals directly, without extra weights (Zhang et al. 2023, section 3.4)."""

@@ -16,10 +16,10 @@ from .layers import LayerFactory, Operations
 
 @dataclass(frozen=True)
 class TextFeatures:
-    """What a text transformer makes of prompts.
+    """The output of a text transformer.
 
     Attributes:
-        context: One state for each token, shape (B, context_length, width).
+        context: The state of each token, shape (B, context_length, width).
         pooled: The projected state at the end token, shape (B, projection_dim); None without a projection.
     """
 
@@ -28,7 +28,7 @@ class TextFeatures:
 
 
 class CausalSelfAttention(nn.Module):
-    """Self-attention in which a token sees itself and those before it."""
+    """Self-attention in which a token sees itself and the tokens before it."""
 
     def __init__(self, config: TextEncoderConfig, layers: LayerFactory) -> None:
         super().__init__()
@@ -49,7 +49,7 @@ class CausalSelfAttention(nn.Module):
 
 
 class TextBlock(nn.Module):
-    """Causal self-attention and a perceptron, each behind a layer norm."""
+    """Causal self-attention and a perceptron, each after a layer norm."""
 
     def __init__(self, config: TextEncoderConfig, layers: LayerFactory) -> None:
         super().__init__()
@@ -103,7 +103,7 @@ class TextEncoder(nn.Module):
 
         Arguments:
             tokens: Token numbers, shape (B, context_length).
-            ends: Where each prompt's first end token stands, shape (B,).
+            ends: The position of each prompt's first end token, shape (B,).
 
         Returns:
             The context and, where the config has a projection, the pooled embedding.

@@ -21,7 +21,7 @@ from .residuals import Residuals
 
 @dataclass(frozen=True)
 class Features:
-    """What the encoder hands to the decoder.
+    """What the encoder passes to the decoder.
 
     Attributes:
         skips: The output of each encoder block, shallowest first.
@@ -41,8 +41,8 @@ class Features:
                 expected=f"at most {len(self.skips)}",
                 do="apply a ControlNet of the base's own family",
             )
-        whole = Residuals(self.skips, self.middle) + residuals
-        return Features(whole.skips, self.middle if whole.middle is None else whole.middle, self.embedding)
+        total = Residuals(self.skips, self.middle) + residuals
+        return Features(total.skips, self.middle if total.middle is None else total.middle, self.embedding)
 
 
 class DecoderStage(nn.Module):
@@ -53,8 +53,10 @@ class DecoderStage(nn.Module):
         outputs = config.level_channels[level]
         inputs = config.level_channels[min(level + 1, config.block_levels.middle)]
         depth = config.transformer_depth[level]
-        first = len(config.block_levels.skips) - (len(config.channel_mult) - level) * (config.num_res_blocks + 1)
-        skips = config.skip_channels[first : first + config.num_res_blocks + 1][::-1]
+        # Each encoder level gives one skip more than it has blocks: first that of the input convolution or of the step
+        # down to it, then those of its blocks. The decoder reads them from the last to the first.
+        count = config.num_res_blocks + 1
+        skips = config.skip_channels[level * count : (level + 1) * count][::-1]
         widths = [inputs] + [outputs] * config.num_res_blocks
         self.blocks = nn.ModuleList(
             Block(width + skip, outputs, depth, config, layers) for width, skip in zip(widths, skips, strict=True)
@@ -150,7 +152,7 @@ class UNet(nn.Module):
 
 
 def check_inputs(config: UNetConfig, x: Tensor, timesteps: Tensor, context: Tensor, y: Tensor | None) -> None:
-    """Check what a UNet or ControlNet of that family is given; raises as `UNet.forward` says."""
+    """Check the inputs of a UNet or ControlNet of that family; raises as `UNet.forward` says."""
     expect(x, "B C h w", "the latents", C=config.in_channels)
     expect(timesteps, "B", "the timesteps", B=x.shape[0])
     expect(context, "B L width", "the context", B=x.shape[0], width=context.shape[-1])

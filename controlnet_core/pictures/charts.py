@@ -22,11 +22,11 @@ Point = tuple[float, float]
 
 
 class Canvas:
-    """A white ground for lines and text; places and widths are in pixels from the upper left corner.
+    """A white canvas for lines and text; places and widths are in pixels from the upper left corner.
 
     Arguments:
-        width: Of the image, in pixels.
-        height: Of the image, in pixels.
+        width: Width of the image in pixels.
+        height: Height of the image in pixels.
     """
 
     def __init__(self, width: int, height: int) -> None:
@@ -61,7 +61,7 @@ class Canvas:
         self._texts.append((place, text, size, colour, anchor))
 
     def image(self) -> Image.Image:
-        """What was drawn so far."""
+        """The image drawn so far."""
         image = self._lines.reduce(OVERSAMPLING)
         draw = ImageDraw.Draw(image)
         for text in self._texts:
@@ -140,7 +140,7 @@ def draw_axes(canvas: Canvas, title: str, x: Axis, y: Axis) -> None:
 
 
 def draw_series(canvas: Canvas, x: Axis, y: Axis, series: Series) -> None:
-    """Draw one line, and its points if it has dots; a single point always shows."""
+    """Draw one line, and its points if it has dots; a single point is always drawn."""
     places = [(x.place(step), y.place(value)) for step, value in series.finite()]
     if len(places) > 1:
         canvas.line(places, series.colour, series.width)
@@ -170,7 +170,7 @@ def _linear_ticks(low: float, high: float) -> list[float]:
 
 
 def _logarithmic_ticks(low: float, high: float) -> list[float]:
-    """1, 2 and 5 times the powers of ten; only powers, or every so many of them, where those would be too many."""
+    """1, 2 and 5 times the powers of ten; if those are too many, the powers alone, or every n-th of them."""
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     for factors in ((1, 2, 5), (1,)):
         ticks = [factor * 10.0**power for power in powers for factor in factors]

@@ -14,19 +14,19 @@ from ..errors import HintError
 
 HintImage = Tensor | numpy.ndarray[Any, Any] | Image.Image
 SMALLEST_SIDE = 8
-"""Pixels of one latent position: a smaller image says nothing about place."""
+"""Pixels of one latent position: a smaller image cannot say where anything is."""
 ROUNDING = 1e-3
 """How far outside [0, 1] a pixel may lie by rounding."""
 
 
 def load_image(path: str | Path) -> Tensor:
-    """Read an image file, turned as its camera says, with transparency laid over black.
+    """Read an image file, rotated by its EXIF orientation, with transparency laid over black.
 
     Returns:
         Shape (1, 3, H, W), float32 in [0, 1]; 16-bit files keep their precision.
 
     Raises:
-        HintError: If the file is missing, empty, cut short or no image; the message names it. If it holds floats
+        HintError: If the file is missing, empty, truncated or no image; the message names it. If it holds floats
             outside 0 to 1.
     """
     try:
@@ -41,7 +41,7 @@ def load_image(path: str | Path) -> Tensor:
 
 
 def read_pixels(image: HintImage) -> Tensor:
-    """Bring any layout to (B, C, H, W) and any dtype to float32, where whole numbers become 0 to 1."""
+    """Convert any layout to (B, C, H, W) and any dtype to float32; integers are scaled to 0 to 1."""
     if isinstance(image, Image.Image):
         image = _opaque_array(image)
     if isinstance(image, numpy.ndarray):
@@ -58,7 +58,7 @@ def read_pixels(image: HintImage) -> Tensor:
 
 
 def _tensor(array: numpy.ndarray[Any, Any]) -> Tensor:
-    """Copy an array to a tensor; what torch does not compute with (16-bit images) becomes float first."""
+    """Copy an array to a tensor; 16-bit images, with which torch does not compute, become float first."""
     if array.dtype == numpy.uint16:
         array = array / 65535
     try:
@@ -70,7 +70,7 @@ def _tensor(array: numpy.ndarray[Any, Any]) -> Tensor:
 
 
 def _scaled(pixels: Tensor) -> Tensor:
-    """Give float32 pixels in [0, 1], or say what is wrong with their dtype."""
+    """Scale pixels to float32 in [0, 1], or raise what is wrong with their dtype."""
     if pixels.dtype in (torch.uint8, torch.bool):
         return pixels.float() / (255 if pixels.dtype == torch.uint8 else 1)
     if pixels.dtype.is_floating_point:
@@ -83,7 +83,7 @@ def _scaled(pixels: Tensor) -> Tensor:
 
 
 def in_range(pixels: Tensor) -> Tensor:
-    """Check that pixels are finite and in [0, 1]; what rounding put beside it is put back."""
+    """Check that pixels are finite and in [0, 1]; rounding errors are clamped."""
     if not pixels.isfinite().all():
         raise HintError(found="pixels that are NaN or infinite", expected="values from 0 to 1", do="check their source")
     low, high = float(pixels.min()), float(pixels.max())
@@ -97,7 +97,7 @@ def in_range(pixels: Tensor) -> Tensor:
 
 
 def _opaque_array(image: Image.Image) -> numpy.ndarray[Any, Any]:
-    """Lay an image over black; one of 16 bits or of floats stays a grey array of its own precision."""
+    """Lay an image over black; an image of 16 bits or floats stays a grey array of its own precision."""
     if image.mode.startswith("I"):
         return numpy.array(image, dtype=numpy.float32) / 65535
     if image.mode == "F":

@@ -1,4 +1,4 @@
-"""Pictures for people: tensors to images, contact sheets, and PNG files that are whole or not there."""
+"""Pictures to look at: tensors as images, contact sheets, and PNG files written whole or not at all."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ..whole_file import whole_file
 Picture = Tensor | Image.Image
 
 INK, MUTED, HAIRLINE, ACCENT, PAPER = "#20262e", "#66707c", "#e2e6ea", "#d1541f", "#ffffff"
-"""Colours of text, of lesser text, of thin lines, of the one thing to be looked at, and of the ground."""
+"""Colours of text, secondary text, thin lines, highlights and the background."""
 TITLE_SIZE = 15
 COLUMN_TITLE_LINES = 3
 ROW_TITLE_WIDTH = 120
@@ -30,7 +30,7 @@ FRAME = 3
 
 
 def to_image(picture: Tensor) -> Image.Image:
-    """Turn a tensor (3, H, W) in [0, 1] into an RGB image; values beyond are cut off, and what is no number is black.
+    """Turn a tensor (3, H, W) in [0, 1] into an RGB image; values beyond are cut off, and NaN is black.
 
     Raises:
         TensorShapeError: If the tensor has another shape.
@@ -79,7 +79,7 @@ def sheet(
     _check_titles("columns", columns, column_titles)
     if columns == 0:
         raise SettingError("no picture for a sheet", "at least one", "give a row with a picture")
-    # A frame reaches half a gap beyond its column, also at the outer edges.
+    # A frame extends half a gap beyond its column, also at the outer edges.
     edge = 0 if highlighted is None else gap // 2
     widths = _column_widths(fitted, columns)
     titles = zip(column_titles, widths, strict=False)
@@ -118,15 +118,15 @@ def write(
 def wrapped(text: str, size: float, width: float, lines: int) -> str:
     """Break text into at most `lines` lines of at most `width` pixels; what is left out becomes an ellipsis."""
     letters = font(size)
-    done: list[str] = []
+    wrapped_lines: list[str] = []
     for word in text.split():
-        longer = f"{done[-1]} {word}" if done else word
-        if done and letters.getlength(longer) <= width:
-            done[-1] = longer
+        longer = f"{wrapped_lines[-1]} {word}" if wrapped_lines else word
+        if wrapped_lines and letters.getlength(longer) <= width:
+            wrapped_lines[-1] = longer
         else:
-            done.append(word)
-    kept = done[:lines]
-    if len(done) > lines:
+            wrapped_lines.append(word)
+    kept = wrapped_lines[:lines]
+    if len(wrapped_lines) > lines:
         kept[-1] += "…"
     return "\n".join(_cut(line, letters, width) for line in kept)
 
@@ -136,7 +136,7 @@ def write_png(image: Image.Image, path: str | os.PathLike[str]) -> None:
 
     Arguments:
         image: What to write.
-        path: Where to; its folder is made, and a file there is replaced.
+        path: Where to write; its folder is made, and a file there is replaced.
 
     Raises:
         WriteError: If it cannot be written; what was at `path` stays.
@@ -147,12 +147,12 @@ def write_png(image: Image.Image, path: str | os.PathLike[str]) -> None:
 
 def _check_titles(name: str, count: int, titles: Sequence[str]) -> None:
     if len(titles) not in (0, count):
-        raise SettingError(f"{len(titles)} titles for {count} {name}", f"{count} or none", f"give the {name} one each")
+        raise SettingError(f"{len(titles)} titles for {count} {name}", f"{count} or none", "give one for each or none")
 
 
 @dataclass(frozen=True)
 class _Grid:
-    """Fitted pictures and where they go: the edges of columns and rows, and one edge more after the last."""
+    """Fitted pictures and their positions: the starts of columns and rows, and one more after the last."""
 
     rows: Sequence[Sequence[Image.Image]]
     left: Sequence[int]
@@ -182,7 +182,7 @@ def _paste_pictures(image: Image.Image, draw: ImageDraw.ImageDraw, grid: _Grid) 
 
 
 def _titles_height(titles: Sequence[str]) -> int:
-    """The room that wrapped titles above columns take."""
+    """The height of wrapped titles above columns."""
     lines = max((title.count("\n") + 1 for title in titles), default=0)
     return lines * (TITLE_SIZE + LINE_SPACING) - LINE_SPACING + PADDING if lines else 0
 

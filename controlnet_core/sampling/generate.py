@@ -22,11 +22,11 @@ from .samplers import SAMPLERS, Callback
 
 
 class SamplingBase(EncodesText, Protocol):
-    """What sampling needs of a base."""
+    """What sampling needs from a base."""
 
     @property
     def family(self) -> Family:
-        """Its sizes; a picture without a size has the family's `image_size`."""
+        """Its sizes; the default size of a picture is the family's `image_size`."""
 
     @property
     def unet(self) -> UNet:
@@ -103,15 +103,15 @@ def generate(
         prompt: One prompt, or one for each picture. For control without a prompt: "", and control on the conditional
             side only.
         controls: The applied nets; their residuals are added.
-        negative_prompt: What guidance leads away from.
-        settings: How to draw; None is the default of each setting.
-        callback: `callback(step, steps, denoised)` after each step, counted from 1, with the latents seen by then.
+        negative_prompt: What guidance steers away from.
+        settings: How to draw; None uses the default of each setting.
+        callback: `callback(step, steps, denoised)` after each step, counted from 1, with the denoised latents.
 
     Returns:
         Pictures, shape (B, 3, H, W) in [0, 1].
 
     Raises:
-        FamilyMismatchError: If a net is made for another family than the base.
+        FamilyMismatchError: If a net is for another family than the base.
         SettingError: If there is no prompt.
     """
     settings = settings or SamplingSettings()
@@ -136,7 +136,7 @@ def generate(
 
 
 def _initial_latents(base: SamplingBase, count: int, size: tuple[int, int], seed: int, sigma: float) -> Tensor:
-    """Noise for each picture, drawn on the CPU by seed and number alone, shape (count, C, H/8, W/8).
+    """Noise for each picture, drawn on the CPU from seed and index alone, shape (count, C, H/8, W/8).
 
     Its variance is sigma**2 + 1, that of noise and latents together, so that the network sees unit variance.
     """

@@ -21,9 +21,9 @@ Sampler = Callable[[Denoise, Tensor, Tensor, Callback | None], Tensor]
 def sample_euler(denoise: Denoise, x: Tensor, sigmas: Tensor, callback: Callback | None = None) -> Tensor:
     """Follow the probability flow with Euler steps (Karras et al. 2022, algorithm 1 without noise)."""
     steps = len(sigmas) - 1
-    for step, (sigma, following) in enumerate(pairwise(sigmas.tolist()), start=1):
+    for step, (sigma, next_sigma) in enumerate(pairwise(sigmas.tolist()), start=1):
         x0 = denoise(x, sigma)
-        x = x0 + following / sigma * (x - x0)
+        x = x0 + next_sigma / sigma * (x - x0)
         if callback is not None:
             callback(step, steps, x0)
     return x
@@ -36,28 +36,28 @@ def sample_ddim(denoise: Denoise, x: Tensor, sigmas: Tensor, callback: Callback 
     """
     steps = len(sigmas) - 1
     z = x / math.hypot(1, float(sigmas[0]))
-    for step, (sigma, following) in enumerate(pairwise(sigmas.tolist()), start=1):
-        alpha, alpha_following = 1 / math.hypot(1, sigma), 1 / math.hypot(1, following)
+    for step, (sigma, next_sigma) in enumerate(pairwise(sigmas.tolist()), start=1):
+        alpha, next_alpha = 1 / math.hypot(1, sigma), 1 / math.hypot(1, next_sigma)
         x0 = denoise(z / alpha, sigma)
         eps = (z - alpha * x0) / (alpha * sigma)
-        z = alpha_following * x0 + alpha_following * following * eps
+        z = next_alpha * x0 + next_alpha * next_sigma * eps
         if callback is not None:
             callback(step, steps, x0)
     return z * math.hypot(1, float(sigmas[-1]))
 
 
 def sample_dpmpp_2m(denoise: Denoise, x: Tensor, sigmas: Tensor, callback: Callback | None = None) -> Tensor:
-    """DPM-Solver++(2M) (Lu et al. 2022, algorithm 2): second order from the estimate of the step before.
+    """DPM-Solver++(2M) (Lu et al. 2022, algorithm 2): second order, from the estimate of the previous step.
 
-    The first step and a step to 0 are of first order, where it is Euler's method.
+    The first step and a step to 0 are of first order: Euler's method.
     """
     steps = len(sigmas) - 1
     previous, previous_width = x, math.inf
-    for step, (sigma, following) in enumerate(pairwise(sigmas.tolist()), start=1):
+    for step, (sigma, next_sigma) in enumerate(pairwise(sigmas.tolist()), start=1):
         x0 = denoise(x, sigma)
-        width = math.log(sigma / following) if following > 0 else 0.0
+        width = math.log(sigma / next_sigma) if next_sigma > 0 else 0.0
         estimate = x0 + width / (2 * previous_width) * (x0 - previous)
-        x = estimate + following / sigma * (x - estimate)
+        x = estimate + next_sigma / sigma * (x - estimate)
         previous, previous_width = x0, width
         if callback is not None:
             callback(step, steps, x0)

@@ -1,4 +1,4 @@
-"""Finds the one shape in a drawn picture and says what it is, seeing nothing but the picture."""
+"""Finds and names the shape in a drawn picture, from the picture alone."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from ..expect import expect
 from .scenes import SHAPES, palette
 
 PART = 16
-"""Pictures looked at in one go: few enough for the cache of a CPU."""
+"""Pictures processed at once: few enough for the cache of a CPU."""
 RENAMINGS = 6
-"""How often each round of `_largest_region` follows its renamings: 2^6 of them in a row, so that few rounds do."""
+"""How often each round of `_largest_region` follows its renamings: chains of up to 2^6, so that few rounds suffice."""
 BORDER = 1 / 32
 """Width of the frame that shows the background, as a fraction of the picture's shorter side."""
 CONTRAST = 0.2
@@ -59,7 +59,7 @@ def find_masks(images: Tensor) -> Tensor:
         images: (N, 3, H, W) in [0, 1].
 
     Returns:
-        (N, H, W) bool; all False where there is nothing but background.
+        (N, H, W) bool; all False where there is only background.
     """
     expect(images, "N 3 H W", "images")
     return torch.cat([_find_masks(part.float()) for part in torch.split(images, PART)])
@@ -97,13 +97,13 @@ def _border_colour(images: Tensor) -> Tensor:
     """Return the median colour of the frame, (N, 3): right as long as a shape covers less than half of it."""
     height, width = images.shape[-2:]
     frame = torch.zeros(height, width, dtype=torch.bool, device=images.device)
-    wide = max(1, round(min(height, width) * BORDER))
-    frame[:wide] = frame[-wide:] = frame[:, :wide] = frame[:, -wide:] = True
+    thickness = max(1, round(min(height, width) * BORDER))
+    frame[:thickness] = frame[-thickness:] = frame[:, :thickness] = frame[:, -thickness:] = True
     return images[:, :, frame].median(-1).values
 
 
 def _median_colour(images: Tensor, where: Tensor) -> Tensor:
-    """Return the median colour (N, 3) of the pixels `where` (N, H, W) is true, 0 if it is nowhere."""
+    """Return the median colour (N, 3) of the pixels at which `where` (N, H, W) is true, 0 if there are none."""
     chosen = images.float().masked_fill(~where[:, None], math.nan)
     return chosen.flatten(2).nanmedian(-1).values.nan_to_num(0.0)
 
@@ -111,8 +111,8 @@ def _median_colour(images: Tensor, where: Tensor) -> Tensor:
 def _largest_region(masks: Tensor) -> Tensor:
     """Keep the largest region of each mask whose pixels touch by sides or corners; (N, H, W) bool.
 
-    Every pixel starts with a number of its own and takes the largest around it; the number it gave up is renamed
-    likewise wherever it stands, renamings of renamings too, so that regions agree after a few rounds.
+    Every pixel starts with a number of its own and takes the largest number around it. The number that it gives up is
+    renamed everywhere, chains of renamings included, so that a region agrees on one number after a few rounds.
     """
     inside = masks.flatten(1)
     own = torch.arange(inside.shape[1] + 1, device=masks.device).expand(len(masks), -1)
@@ -140,7 +140,7 @@ def _largest_around(number: Tensor) -> Tensor:
 def _harmonics(masks: Tensor) -> Tensor:
     """Measure how strongly the area repeats k times around its centre, for each k of HARMONICS.
 
-    It is |sum of r^2 exp(i k angle)| / sum of r^2 over the pixels of the mask, r and angle seen from their mean:
+    It is |sum of r^2 exp(i k angle)| / sum of r^2 over the pixels of the mask, r and angle measured from their mean:
     0 to 1, (N, 3), and the same for a shape of any size, place and rotation.
     """
     weight = masks.float()
@@ -153,6 +153,6 @@ def _harmonics(masks: Tensor) -> Tensor:
 
 
 def _from_mean(weight: Tensor) -> Tensor:
-    """Number the places of a row of weights (N, L) from their mean: (N, L), in places."""
-    place = torch.arange(weight.shape[1], device=weight.device, dtype=weight.dtype)
-    return place - (weight @ place / weight.sum(1).clamp(min=1))[:, None]
+    """Measure the positions in a row of weights (N, L) from their weighted mean: (N, L), in pixels."""
+    position = torch.arange(weight.shape[1], device=weight.device, dtype=weight.dtype)
+    return position - (weight @ position / weight.sum(1).clamp(min=1))[:, None]

@@ -17,9 +17,9 @@ from torch.nn import functional
 from .scenes import LONGEST_STROKE, SHAPES, Scenes, palette
 
 LINE_WIDTH = 1.25
-"""Of outlines and strokes, in pixels, at any size of the picture."""
+"""Width of outlines and strokes in pixels, at any size of the picture."""
 STAR_NOTCH = 0.45
-"""The radius of a star's inner corners, its tips being at 1."""
+"""The radius of a star's inner corners; its tips are at 1."""
 COLOUR_CELLS = 4
 
 Corners = tuple[tuple[float, float], tuple[float, float], tuple[float, float]]
@@ -31,7 +31,7 @@ def images(scenes: Scenes, size: int, device: torch.device | str | None = None) 
 
 
 def masks(scenes: Scenes, size: int, device: torch.device | str | None = None) -> Tensor:
-    """Tell the pixels whose middle lies in the shape, as (N, size, size) bool."""
+    """Mark the pixels whose centre lies in the shape, as (N, size, size) bool."""
     return _in_parts(_masks, scenes, size, device)
 
 
@@ -53,7 +53,7 @@ def colour_maps(scenes: Scenes, size: int, device: torch.device | str | None = N
 def _in_parts(
     draw: Callable[[Scenes, int], Tensor], scenes: Scenes, size: int, device: torch.device | str | None
 ) -> Tensor:
-    """Draw a few scenes at a time: on a CPU what fits its cache, on a GPU what fits beside a model."""
+    """Draw a few scenes at a time: on a CPU as many as fit its cache, on a GPU as many as fit next to a model."""
     scenes = scenes.to(device)
     pixels = 1 << 17 if scenes.centre.device.type == "cpu" else 1 << 22
     count = max(1, pixels // size**2)
@@ -128,7 +128,7 @@ def _wedges() -> list[tuple[int, Corners]]:
     """Give each shape's number of rotations, and its boundary in one wedge from angle 0 to pi / k, for area pi.
 
     The boundary runs counter-clockwise through three corners, the last two equal where one segment is enough.
-    A circle needs none: its corners are never looked at.
+    A circle needs none: its corners are never used.
     """
     natural = {
         "circle": _tip_to_notch(4, 1.0),
@@ -154,7 +154,7 @@ def _with_area_pi(folds: int, corners: Corners) -> Corners:
 
 
 def _segment(u: Tensor, v: Tensor, start: Tensor, end: Tensor) -> tuple[Tensor, Tensor]:
-    """Measure the distance of (u, v) to the segment, and tell the points to the right of its line."""
+    """Measure the distance of (u, v) to a segment, and mark the points to the right of its line."""
     edge_u, edge_v = (end - start).unbind(1)
     u, v = u - start[:, 0], v - start[:, 1]
     along = ((u * edge_u + v * edge_v) / (edge_u**2 + edge_v**2)).clamp_(0, 1)

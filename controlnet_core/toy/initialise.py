@@ -1,4 +1,4 @@
-"""How the small base's models start: so that they do something sensible before the first step."""
+"""Initial weights of the small base's models, which do something sensible before the first step."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ LOG_VARIANCE = -6.0
 
 @torch.no_grad()
 def start_as_average(autoencoder: Autoencoder) -> None:
-    """Let an autoencoder start near what averages over 8x8 pixels and enlarges again.
+    """Let an autoencoder start close to averaging over 8x8 pixels and enlarging again.
 
-    Drawn at random, its many convolutions shrink a colour to nothing on the way. From this start the copies were better
-    after 250 steps (mean error 0.19 on quarters) than from a random one after 400 (0.48). Downsampling averages 2x2
-    pixels, upsampling repeats them, residual branches are faint, and the latents are almost certain. The last group
-    norms would take the colour out of a plain picture: half of the channels they see are held far from the others, so
-    that a group's deviation is that distance and not the picture's.
+    With random weights its many convolutions shrink a colour to nothing. From this start the copies were better after
+    250 steps (mean error 0.19 on quarters) than from random weights after 400 (0.48). Downsampling averages 2x2 pixels,
+    upsampling repeats them, residual branches are faint, and the latents are almost certain. The last group norms would
+    remove the colour of a plain picture: half of their input channels are held far from the others, so that a group's
+    deviation is that distance and not the picture's.
     """
     for module in autoencoder.modules():
         if isinstance(module, ResidualBlock):
@@ -57,7 +57,7 @@ def start_quietly(unet: UNet) -> None:
 
 
 def _scale(convolution: nn.Module, gain: float) -> None:
-    """Multiply the weights, and start without bias."""
+    """Multiply the weights, and set the bias to zero."""
     weight, bias = convolution.parameters()
     weight.mul_(gain)
     bias.zero_()

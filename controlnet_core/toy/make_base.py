@@ -1,11 +1,11 @@
 """Train the small base that ships with the package, from nothing, by one seeded and resumable script.
 
-    python -m controlnet_core.tiny.make --out runs/tiny --device cuda
+    python -m controlnet_core.toy.make_base --out runs/tiny --device cuda
 
-First the vocabulary, then the autoencoder, then UNet and text encoder together, and in the end the decoder once more.
+First the vocabulary, then the autoencoder, then UNet and text encoder together, and finally the decoder once more.
 Each stage saves its state every hundred steps, and a second call resumes from there.
 
-The file that is shipped was made by an earlier form of this script: an autoencoder of 64 channels throughout, uniform
+The shipped file was made by an earlier version of this script: an autoencoder of 64 channels throughout, uniform
 timesteps, plain errors, 16,000 pictures, 10,000 steps of 32.
 """
 
@@ -46,7 +46,7 @@ EMPTY_CAPTIONS = 0.15
 
 @dataclass(frozen=True)
 class TinySettings:
-    """What the small base is trained with.
+    """The settings of the small base's training.
 
     Attributes:
         out: The folder of the run.
@@ -57,7 +57,7 @@ class TinySettings:
         base_steps: Steps of UNet and text encoder.
         base_batch: Their batch size.
         pictures: How many scenes the UNet sees.
-        decoder_steps: Steps of the decoder alone, in the end.
+        decoder_steps: Steps of the decoder alone, at the end.
         decoder_batch: Its batch size.
     """
 
@@ -73,11 +73,11 @@ class TinySettings:
     decoder_batch: int
 
     def generator(self, *key: int | str) -> torch.Generator:
-        """A generator on the training device that belongs to one draw."""
+        """A generator on the training device, for one draw."""
         return torch.Generator(self.device).manual_seed(keyed_seed("tiny", self.seed, *key))
 
     def autocast(self) -> torch.autocast:
-        """Half precision where the device is fast at it."""
+        """Half precision on a device where it is fast."""
         return torch.autocast(self.device.split(":")[0], torch.bfloat16, enabled=self.device.startswith("cuda"))
 
 
@@ -109,7 +109,7 @@ def train_autoencoder(settings: TinySettings) -> Autoencoder:
 
 
 def _autoencoder_pixels(settings: TinySettings, step: int) -> Tensor:
-    """Pictures for one step: quarters cut out around the shape's boundary at first, whole pictures in the end.
+    """Pictures for one step: quarters cut out around the shape's boundary at first, whole pictures later.
 
     What the autoencoder learns is local, and a step on quarters costs a quarter.
     """
@@ -123,7 +123,8 @@ def _autoencoder_pixels(settings: TinySettings, step: int) -> Tensor:
     boundary = scenes.centre + scenes.radius[:, None] * torch.cat([angle.cos(), angle.sin()], dim=1)
     corners = (boundary * SIZE - SIZE / 4).round().long().clamp(0, SIZE // 2).tolist()
     half = SIZE // 2
-    return torch.stack([p[:, y : y + half, x : x + half] for p, (x, y) in zip(pixels, corners, strict=True)])
+    quarters = [image[:, y : y + half, x : x + half] for image, (x, y) in zip(pixels, corners, strict=True)]
+    return torch.stack(quarters)
 
 
 def _unscaled(latents: LatentDistribution, autoencoder: Autoencoder) -> tuple[Tensor, Tensor]:
@@ -140,7 +141,7 @@ def normalise_latents(autoencoder: Autoencoder, pixels: Tensor) -> None:
     and decoding gives the same picture as before.
     """
     means = torch.cat([autoencoder.encode(part).mean for part in pixels.split(64)])
-    deviation, centre = (f(means.transpose(0, 1).flatten(1), dim=1) for f in (torch.std, torch.mean))
+    deviation, centre = (moment(means.transpose(0, 1).flatten(1), dim=1) for moment in (torch.std, torch.mean))
     centre = centre / autoencoder.config.latent_scale
     count = autoencoder.config.latent_channels
     weight, bias = autoencoder.unquantise.parameters()
@@ -153,7 +154,7 @@ def normalise_latents(autoencoder: Autoencoder, pixels: Tensor) -> None:
 
 
 class TextAndUNet(nn.Module):
-    """What is trained together: the UNet and the text encoder whose states it reads."""
+    """The UNet and the text encoder whose states it reads, which are trained together."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -199,7 +200,7 @@ def train_base(settings: TinySettings, autoencoder: Autoencoder) -> TextAndUNet:
 
 @torch.no_grad()
 def _training_set(settings: TinySettings, autoencoder: Autoencoder) -> tuple[LatentDistribution, Tokens]:
-    """Encode all pictures once, and keep them; the tokens of the empty caption follow those of the pictures."""
+    """Encode all pictures once and keep their latents; the empty caption's tokens follow those of the pictures."""
     kept = settings.out / f"pictures-{settings.pictures}.safetensors"
     means, variances, sentences = [], [], []
     for start in range(0, settings.pictures, 1000):
@@ -218,13 +219,12 @@ def _training_set(settings: TinySettings, autoencoder: Autoencoder) -> tuple[Lat
             save_file({"mean": torch.cat(means), "log_variance": torch.cat(variances)}, temporary)
     encoded = load_file(kept, device=settings.device)
     tokens = PromptTokenizer(settings.out, CLIP_TINY)([*sentences, ""])
-    onto = settings.device
     latents = LatentDistribution(encoded["mean"], encoded["log_variance"])
-    return latents, Tokens(tokens.ids.to(onto), tokens.ends.to(onto))
+    return latents, Tokens(tokens.ids.to(settings.device), tokens.ends.to(settings.device))
 
 
 class DecoderAlone(nn.Module):
-    """The half of an autoencoder that can be trained on when the latents must stay as they are."""
+    """The half of an autoencoder that can be trained further while the latents stay the same."""
 
     def __init__(self, autoencoder: Autoencoder) -> None:
         super().__init__()
@@ -233,7 +233,7 @@ class DecoderAlone(nn.Module):
 
 
 def refine_decoder(settings: TinySettings, autoencoder: Autoencoder) -> None:
-    """Train the decoder on, on whole pictures and without noise, while encoder and latents stay as they are."""
+    """Train the decoder further, on whole pictures and without noise, while encoder and latents stay the same."""
     alone = DecoderAlone(autoencoder).requires_grad_(True)
 
     def loss_at(step: int) -> Tensor:

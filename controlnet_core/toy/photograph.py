@@ -1,4 +1,4 @@
-"""The one photograph that comes with the package, an ancient coin, and the hint made of its edges."""
+"""The photograph that comes with the package, an ancient coin, and the hint made from its edges."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from ..pictures.read import load_image
 
 COIN = Path(__file__).parent / "files" / "coin.png"
 SIDE = FAMILIES["TINY"].image_size
-"""Of the hint, in pixels."""
+"""Side of the hint in pixels."""
 FINENESS = 3
-"""How many times larger the picture is on which edges are found. Their lines, thickened there to three pixels, are in
-the end as wide as the outlines that nets are trained on: `drawing.LINE_WIDTH`."""
+"""How many times larger the picture is in which edges are found. Their lines, thickened there to three pixels, become
+as wide as the outlines that nets are trained on: `drawing.LINE_WIDTH`."""
 BLUR = 4.0
 """Standard deviation in pixels of that larger picture: most of a coin's relief vanishes, its rim stays."""
 
 
 def coin_photograph() -> Tensor:
-    """Load the coin: (1, 3, S, S) in [0, 1], of as many pixels as the photograph has."""
+    """Load the coin: (1, 3, S, S) in [0, 1], at the photograph's own resolution."""
     return load_image(COIN)
 
 

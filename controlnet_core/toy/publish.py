@@ -1,6 +1,6 @@
 """Put the trained small base into one file, in the layout of a Stable Diffusion checkpoint, and measure it.
 
-    python -m controlnet_core.tiny.publish --run runs/tiny
+    python -m controlnet_core.toy.publish --run runs/tiny
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ FAMILY = FAMILIES["TINY"]
 
 
 def publish(run: Path, folder: Path) -> None:
-    """Write `base.safetensors` (float16), its vocabulary and `base.json`, its numbers.
+    """Write `base.safetensors` (float16), its vocabulary and `base.json`, its measurements.
 
     Arguments:
         run: The folder of the training run.
@@ -54,12 +54,12 @@ def publish(run: Path, folder: Path) -> None:
 
 
 def measure(base: Base) -> dict[str, float]:
-    """Measure the base on scenes that it was not trained on.
+    """Measure the base on held-out scenes.
 
     Returns:
         Of the autoencoder: the mean absolute error of a copied picture (0 to 1), the following score of copies, and the
         standard deviation of the latents. Of what it draws from captions without control, 20 steps at guidance 4: the
-        shares of pictures with the right colour, background and shape, and the following score, which is chance.
+        shares of pictures with the right colour, background and shape, and the following score, which is at chance.
     """
     pairs = ShapesDataset(PICTURES, FAMILY.image_size, seed=0, held_out=True)
     rows = range(PICTURES)

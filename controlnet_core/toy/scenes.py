@@ -1,4 +1,4 @@
-"""The shapes generator: captioned scenes of one coloured shape on a coloured background, without end.
+"""The shapes generator: endless captioned scenes, each of one coloured shape on a coloured background.
 
 A scene is a handful of numbers; `drawing` turns them into pictures. Training and held-out scenes are disjoint by
 construction: the centre of a shape falls into one cell of a fine grid over the picture, and the cells with
@@ -33,7 +33,7 @@ PALETTE = MappingProxyType(
         "grey": (0.52, 0.54, 0.54),
     }
 )
-"""RGB of every named colour, in [0, 1]; any two are at least 0.49 apart, so a mask can always be told."""
+"""RGB of every named colour, in [0, 1]; any two are at least 0.49 apart, so a shape always stands out."""
 
 COLOURS = tuple(PALETTE)
 
@@ -45,7 +45,7 @@ PHRASINGS = (
     "{background} background with {colour} {shape}",
 )
 ARTICLES = (True, True, False, False, True)
-"""Whether a phrasing speaks of "a red circle" and "a blue background" or of "red circle" and "blue background"."""
+"""Whether a phrasing has articles: "a red circle" and "a blue background", not "red circle" and "blue background"."""
 
 SMALLEST_RADIUS, LARGEST_RADIUS = 0.14, 0.28
 CIRCUMRADII = (1.0, 1.5552, 1.2534, 1.5413, 1.2534)
@@ -115,7 +115,7 @@ def draw_scenes(count: int, generator: torch.Generator, held_out: bool = False) 
     Arguments:
         count: How many.
         generator: A CPU generator; it advances by UNIFORMS_PER_SCENE numbers a scene.
-        held_out: Draw centres from the cells kept from training, instead of from all others.
+        held_out: Draw centres from the held-out cells, instead of from the training cells.
     """
     return scenes_from_uniforms(torch.rand(count, UNIFORMS_PER_SCENE, generator=generator), held_out)
 
@@ -125,7 +125,7 @@ def scenes_from_uniforms(uniforms: Tensor, held_out: bool = False) -> Scenes:
 
     Arguments:
         uniforms: (N, UNIFORMS_PER_SCENE) float32 in [0, 1).
-        held_out: Use the cells kept from training, instead of all others.
+        held_out: Use the held-out cells, instead of the training cells.
     """
     single, gaps, strokes = torch.split(uniforms, [12, 2 * MOST_GAPS, 5 * MOST_STROKES], dim=1)
     shape = (single[:, 0] * len(SHAPES)).long()
@@ -155,7 +155,7 @@ def is_held_out(scenes: Scenes) -> Tensor:
 
 
 def captions(scenes: Scenes) -> list[str]:
-    """Say each scene in words, such as "a red circle on a blue background"."""
+    """Describe each scene, such as "a red circle on a blue background"."""
     columns = (scenes.phrasing, scenes.colour, scenes.shape, scenes.background)
     return [_caption(*row) for row in zip(*(column.tolist() for column in columns), strict=True)]
 
@@ -172,7 +172,7 @@ def _with_article(colour: str) -> str:
 
 
 def _centres(clearance: Tensor, uniforms: Tensor, held_out: bool) -> Tensor:
-    """Draw centres (N, 2) at least `clearance` (N,) from every border, in cells of the asked side of the split."""
+    """Draw centres (N, 2) at least `clearance` (N,) from every border, in cells of one side of the split."""
     first = (clearance * CELLS).ceil().long()
     count = CELLS - 2 * first
     column = first + (uniforms[:, 0] * count).long()
@@ -184,7 +184,7 @@ def _centres(clearance: Tensor, uniforms: Tensor, held_out: bool) -> Tensor:
     else:
         rank = (uniforms[:, 1] * (count - kept_out)).long()
         row = first + rank + (rank - offset + LATTICE - 1) // (LATTICE - 1)
-    # Keep off the edges of the cell, where rounding could put a centre on the other side of the split.
+    # Keep away from the edges of the cell, where rounding could move a centre to the other side of the split.
     jitter = 0.05 + 0.9 * uniforms[:, 2:4]
     return (torch.stack((column, row), 1) + jitter) / CELLS
 

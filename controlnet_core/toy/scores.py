@@ -1,4 +1,4 @@
-"""How well drawn pictures of shapes follow the scenes they were asked for."""
+"""How well drawn pictures of shapes follow the scenes of their hints."""
 
 from __future__ import annotations
 
@@ -40,17 +40,17 @@ def following_scores(images: Tensor, scenes: Scenes) -> Tensor:
 
 
 def picture_scores(images: Tensor, scenes: Scenes) -> dict[str, float]:
-    """Measure what pictures (N, 3, size, size) in [0, 1] show beside their hints.
+    """Measure pictures (N, 3, size, size) in [0, 1] apart from following.
 
     Returns:
         `colour`, `background` and `shape`: the fraction of the pictures that show what their caption says; `clarity`:
         how good the pictures are, whatever they show. All from 0 to 1.
     """
-    seen, told = recognise(images), scenes.to(images.device)
+    found, truth = recognise(images), scenes.to(images.device)
     return {
-        "colour": _share(seen.colour == told.colour),
-        "background": _share(seen.background == told.background),
-        "shape": _share(seen.shape == told.shape),
+        "colour": _share(found.colour == truth.colour),
+        "background": _share(found.background == truth.background),
+        "shape": _share(found.shape == truth.shape),
         "clarity": float(clarity(images).mean()),
     }
 
@@ -58,7 +58,7 @@ def picture_scores(images: Tensor, scenes: Scenes) -> dict[str, float]:
 def clarity(images: Tensor) -> Tensor:
     """Score how good pictures are as pictures of one flat shape on a flat ground, whatever shape and colours.
 
-    It is the share of a picture's variance that two colours explain, one in the shape that is found, one around it:
+    It is the share of a picture's variance that two colours explain, one in the shape that is found and one around it:
     noise, blotches and fog leave much unexplained.
 
     Arguments:
@@ -69,14 +69,14 @@ def clarity(images: Tensor) -> Tensor:
     """
     pixels = images.double().flatten(2)
     inside = find_masks(images).flatten(1)[:, None]
-    unexplained = _squares(pixels, inside) + _squares(pixels, ~inside)
-    total = _squares(pixels, torch.ones_like(inside))
+    unexplained = _squared_distances(pixels, inside) + _squared_distances(pixels, ~inside)
+    total = _squared_distances(pixels, torch.ones_like(inside))
     found = inside.flatten(1).any(1)
     return torch.where(found, 1 - unexplained / total.clamp(min=1e-12), 0.0).clamp(0, 1).float()
 
 
-def _squares(pixels: Tensor, where: Tensor) -> Tensor:
-    """The squared distances, summed, of the pixels (N, 3, P) `where` (N, 1, P) is true from their mean colour: (N,)."""
+def _squared_distances(pixels: Tensor, where: Tensor) -> Tensor:
+    """The summed squared distances from their mean colour of the pixels (N, 3, P) in `where` (N, 1, P): (N,)."""
     mean = (pixels * where).sum(2, keepdim=True) / where.sum(2, keepdim=True).clamp(min=1)
     return ((pixels - mean).square() * where).sum((1, 2))
 

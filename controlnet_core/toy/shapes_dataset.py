@@ -23,19 +23,19 @@ HINTS: Mapping[str, Renderer] = MappingProxyType({"outline": drawing.outlines, "
 
 @dataclass(frozen=True)
 class ShapesDataset:
-    """Pairs drawn by the shapes generator as they are asked for; pair i depends on (seed, held_out, i) alone.
+    """Pairs that the shapes generator draws on demand; pair i depends on (seed, held_out, i) alone.
 
     Datasets of one seed and different `count` therefore begin with the same pairs.
 
     Arguments:
         count: Number of pairs, at least 1.
         size: Side of the pictures in pixels, at least 16.
-        seed: Names one endless row of scenes.
-        held_out: Draw the scenes that training never sees (see `shapes`).
+        seed: Chooses one endless sequence of scenes.
+        held_out: Draw the scenes that training never sees (see `scenes`).
         hint: "outline" or "colour_map".
 
     Raises:
-        DatasetError: If an argument is none of these.
+        DatasetError: If an argument is out of range or unknown.
     """
 
     count: int
@@ -56,7 +56,7 @@ class ShapesDataset:
         return self.count
 
     def __getitem__(self, index: int) -> Pair:
-        """Draw pair `index`, which runs from 0; raises IndexError beyond the last."""
+        """Draw pair `index`, counted from 0; raises IndexError beyond the last."""
         scene = self.scenes([index])
         image, hint = drawing.images(scene, self.size), HINTS[self.hint](scene, self.size, None)
         return Pair(image[0], hint[0], captions(scene)[0])
@@ -68,7 +68,7 @@ class ShapesDataset:
         return digest(*map(str, parts))
 
     def scenes(self, indices: Sequence[int]) -> Scenes:
-        """Return the scenes of the pairs, for the truth that pictures are scored against.
+        """Return the scenes of the pairs, the truth against which pictures are scored.
 
         Raises:
             IndexError: If an index is negative or beyond the last pair.
@@ -85,7 +85,7 @@ class ShapesDataset:
         return HINTS[self.hint](self.scenes(indices), self.size, None)
 
     def captions(self, indices: Sequence[int]) -> list[str]:
-        """Say many pairs in words."""
+        """Return the captions of many pairs."""
         return captions(self.scenes(indices))
 
     def _uniforms(self, index: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""Following on held-out scenes of the shapes generator: drawn, and found again by a detector that sees the pictures."""
+"""Following on held-out scenes of the shapes generator, measured by a detector that sees only the drawn pictures."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..base import Base
 from ..control.curves import Side
 from ..data.dataset import Progress
 from ..errors import DatasetError
-from ..evaluation.validation import Evaluation, at_once, draw_hints
+from ..evaluation.validation import Evaluation, draw_hints, pictures_per_batch
 from ..model.controlnet import ControlNet
 from ..sampling.generate import SamplingSettings
 from .scores import following_scores, picture_scores
@@ -41,8 +41,8 @@ class ShapesValidation:
             raise DatasetError("training scenes for a validation", "held-out scenes", "pass held_out=True")
 
     @property
-    def ceiling_words(self) -> str:
-        """What the ceiling is."""
+    def ceiling_label(self) -> str:
+        """What the ceiling is, for reports."""
         return "encoded and decoded true images"
 
     @cached_property
@@ -57,9 +57,9 @@ class ShapesValidation:
 
     @cached_property
     def ceiling(self) -> float:
-        """The score of encoded and decoded true images: more than this the autoencoder cannot give."""
+        """The score of encoded and decoded true images, the most that the autoencoder allows."""
         images = self.scenes.images(range(len(self.scenes)))
-        parts = images.split(at_once(self.scenes.size, self.scenes.size))
+        parts = images.split(pictures_per_batch(self.scenes.size, self.scenes.size))
         decoded = [self.base.decode_latents(self.base.encode_images(part).mean) for part in parts]
         return self._scored(torch.cat(decoded)).following
 

@@ -1,4 +1,4 @@
-"""One stage of training the small base: a loop that saves its state and goes on from it."""
+"""One stage of training the small base: a loop that saves its state and resumes from it."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from ..whole_file import whole_file
 SAVE_EVERY = 100
 WARM_UP = 100
 COOL_DOWN = 0.4
-"""The last share of the steps, in which the learning rate falls; before it, more steps can be asked for."""
+"""The share of the steps, at the end, in which the learning rate falls; before it, `steps` can be raised."""
 
 
 @dataclass(frozen=True)
 class Stage:
-    """What is trained and for how long.
+    """How one stage is trained.
 
     Attributes:
         name: Names the file of the stage's state.
         folder: Where it is kept.
         steps: How many optimizer steps.
-        learning_rate: The highest; it rises for 100 steps, stays, and falls to zero along a line.
-        decay: Of the moving average that is kept in the end.
+        learning_rate: The highest; it rises for 100 steps, stays, and falls linearly to zero.
+        decay: The decay of the moving average, whose weights are kept.
     """
 
     name: str
@@ -38,10 +38,10 @@ class Stage:
     decay: float = 0.999
 
     def run(self, module: nn.Module, loss_at: Callable[[int], Tensor]) -> None:
-        """Train, or go on training, and leave the averaged weights in `module`.
+        """Train or resume training, and leave the averaged weights in `module`.
 
         Arguments:
-            module: All that is trained.
+            module: Everything that is trained.
             loss_at: Gives the loss of a step; all its random draws are keyed by the step.
         """
         optimizer = torch.optim.AdamW(module.parameters(), lr=self.learning_rate, weight_decay=0.01, fused=True)
@@ -50,7 +50,7 @@ class Stage:
         progress = tqdm(range(first, self.steps), desc=self.name, initial=first, total=self.steps, mininterval=5)
         for step in progress:
             for group in optimizer.param_groups:
-                group["lr"] = self.learning_rate * self._curve(step)
+                group["lr"] = self.learning_rate * self._learning_rate_factor(step)
             loss = loss_at(step)
             optimizer.zero_grad()
             loss.backward()
@@ -63,7 +63,7 @@ class Stage:
                 self._save(module, optimizer, average, step + 1)
         module.load_state_dict({**module.state_dict(), **average.weights})
 
-    def _curve(self, step: int) -> float:
+    def _learning_rate_factor(self, step: int) -> float:
         return min(1.0, (step + 1) / WARM_UP, (self.steps - step) / (COOL_DOWN * self.steps))
 
     @property

@@ -35,7 +35,7 @@ def write_vocabulary(folder: Path) -> None:
 
 
 def _learn_merges(singles: list[str], most: int) -> list[tuple[str, str]]:
-    """Learn at most so many merges from captions."""
+    """Learn at most `most` merges from captions."""
     reader = clip_tokenizer({token: number for number, token in enumerate([*singles, START, END])}, [])
     learner = Tokenizer(BPE(unk_token=END))
     learner.normalizer, learner.pre_tokenizer = reader.normalizer, reader.pre_tokenizer

@@ -31,7 +31,7 @@ class ShownValidation(Validation, Protocol):
         ...
 
     @property
-    def ceiling_words(self) -> str:
+    def ceiling_label(self) -> str:
         """What the ceiling is, in words."""
         ...
 
@@ -108,7 +108,7 @@ def _with_evaluations(
         hints=validation.hints[:shown].cpu(),
         captions=validation.captions[:shown],
         ceiling=validation.ceiling,
-        ceiling_words=validation.ceiling_words,
+        ceiling_label=validation.ceiling_label,
         without_control=validation.without_control,
     )
 
@@ -125,5 +125,5 @@ def _notes(content: dict[str, Any], settings: dict[str, Any], validation: ShownV
     return [
         *notes,
         f"following {following['caption']:.2f}, without control {following['without_control']:.2f}, "
-        f"{validation.ceiling_words} {following['ceiling']:.2f}",
+        f"{validation.ceiling_label} {following['ceiling']:.2f}",
     ]

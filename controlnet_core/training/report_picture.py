@@ -85,7 +85,7 @@ class ReportData:
         captions: The K captions.
         convergence: Where following begins and how abruptly; None if it does not.
         ceiling: The best possible following score; NaN if unknown.
-        ceiling_words: What the ceiling is.
+        ceiling_label: What the ceiling is.
         without_control: The following score of pictures drawn without control; NaN if unknown.
         notes: Lines below the headline.
     """
@@ -97,7 +97,7 @@ class ReportData:
     captions: Sequence[str] = ()
     convergence: Convergence | None = None
     ceiling: float = nan
-    ceiling_words: str = "encoded and decoded true images"
+    ceiling_label: str = "encoded and decoded true images"
     without_control: float = nan
     notes: Sequence[str] = ()
 
@@ -199,7 +199,7 @@ def _following_chart(data: ReportData) -> Image.Image:
     _draw_levels(canvas, x, y, data)
     _draw_beginning(canvas, x, y, data.convergence)
     if data.convergence is not None:
-        words = data.convergence.words
+        words = data.convergence.sentence
         reach = font(LABEL).getlength(words) / 2
         canvas.text((_kept_within(x, data.convergence.begins, reach), NOTE_MIDDLE), words, LABEL, ACCENT, "mm")
     for one in reversed(shown):
@@ -221,8 +221,8 @@ def _score_series(evaluations: Sequence[EvaluationPoint]) -> tuple[Series, ...]:
 
 def _draw_levels(canvas: Canvas, x: Axis, y: Axis, data: ReportData) -> None:
     """Draw the ceiling and chance as dashed lines with their names to the right."""
-    ceiling_words = wrapped(data.ceiling_words, LABEL - 1, LEVEL_NAMES - 10, 2)
-    levels = ((ceiling_words, data.ceiling), ("without control", data.without_control))
+    ceiling_label = wrapped(data.ceiling_label, LABEL - 1, LEVEL_NAMES - 10, 2)
+    levels = ((ceiling_label, data.ceiling), ("without control", data.without_control))
     known = [(name, level) for name, level in levels if isfinite(level)]
     for (name, level), place in zip(known, _name_places(y, [level for _, level in known]), strict=True):
         canvas.dashes((x.start, y.place(level)), (x.end, y.place(level)), MUTED)

@@ -1,4 +1,4 @@
-"""The cache of encoded pairs: what stands in it, and what happens when it cannot be finished."""
+"""The cache of encoded pairs: what it holds, and what happens when it cannot be finished."""
 
 from __future__ import annotations
 
@@ -31,23 +31,23 @@ def test_what_is_encoded_once_is_read_back(tmp_path: Path) -> None:
     for ours, theirs in ((given.mean, wanted.mean), (given.log_variance, wanted.log_variance)):
         worst = ((ours - theirs).abs().max() / theirs.abs().max()).item()
         assert worst <= 1e-3, f"float16 is off by {worst}"
-    words = ["", *(PAIRS[row].caption for row in rows[1:])]
+    captions = ["", *(PAIRS[row].caption for row in rows[1:])]
     text = pairs.text(rows, [True, False, False])
-    worst = (text.context - base.encode_text(words, (32, 32)).context).abs().max().item()
+    worst = (text.context - base.encode_text(captions, (32, 32)).context).abs().max().item()
     assert worst <= 1e-5, f"largest difference {worst}"
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """The files of the only cache that is there."""
-    (place,) = [path for path in folder.iterdir() if not path.name.startswith(".")]
-    return {path.name: path.read_bytes() for path in place.iterdir()}
+    """The files of the only cache in a folder."""
+    (cache,) = [path for path in folder.iterdir() if not path.name.startswith(".")]
+    return {path.name: path.read_bytes() for path in cache.iterdir()}
 
 
-def stopped_at(step: int, folder: Path) -> None:
-    """Encode until so many pairs are done."""
+def interrupted_at(count: int, folder: Path) -> None:
+    """Encode until `count` pairs are done."""
 
     def stop(done: int, total: int) -> None:
-        if done == step:
+        if done == count:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -73,10 +73,10 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
         (32, "no caption", [16, 32, 40]),
     ],
 )
-def test_an_encoding_that_is_stopped_goes_on(
+def test_an_interrupted_encoding_resumes(
     whole: dict[str, bytes], tmp_path: Path, done: int, cut: str, left: list[int]
 ) -> None:
-    stopped_at(done, tmp_path)
+    interrupted_at(done, tmp_path)
     (partial,) = tmp_path.glob(".*.partial")
     latents, captions = partial / "latents.npy", partial / "captions.jsonl"
     if cut == "a row and a half":  # written by a process that was killed before it wrote the captions
@@ -100,17 +100,17 @@ def test_two_processes_do_not_encode_the_same(tmp_path: Path) -> None:
     def encode(name: str) -> None:
         encode_dataset(small_base(), PAIRS, tmp_path, lambda done, total: seen.append((name, done)))
 
-    both = [Thread(target=encode, args=(name,)) for name in ("first", "second")]
-    for one in both:
-        one.start()
-    for one in both:
-        one.join()
+    threads = [Thread(target=encode, args=(name,)) for name in ("first", "second")]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
     assert sorted(done for _, done in seen if done) == [16, 32, 40]
     assert len(contents(tmp_path)["caption_rows.json"]) > 0 and len(list(tmp_path.iterdir())) == 1
 
 
-def test_a_cache_takes_no_room_that_it_has_not_written(tmp_path: Path) -> None:
-    """A file that is longer than what was written has holes, and to fill them on a full disk ends a process."""
+def test_a_cache_takes_no_space_that_it_has_not_written(tmp_path: Path) -> None:
+    """A file that is longer than what was written has holes, and filling them on a full disk ends the process."""
     sizes: list[int] = []
 
     def progress(done: int, total: int) -> None:
@@ -137,7 +137,7 @@ def test_a_cache_that_cannot_be_written_says_so_and_leaves_nothing(tmp_path: Pat
     assert not list(tmp_path.iterdir())
 
 
-def test_what_a_killed_process_left_is_swept_and_what_another_is_writing_is_not(tmp_path: Path) -> None:
+def test_an_abandoned_cache_is_removed_and_one_that_is_being_written_is_not(tmp_path: Path) -> None:
     abandoned, fresh = tmp_path / ".a.1.partial", tmp_path / ".b.2.partial"
     for folder in (abandoned, fresh):
         folder.mkdir()

@@ -49,7 +49,7 @@ def test_nothing_is_marked_where_nothing_follows() -> None:
 def test_the_mark_is_within_one_evaluation_of_a_noisy_rise(rise: int) -> None:
     for seed in range(100):
         noise = 0.05 * torch.randn(14, generator=keyed_generator("rise", seed))
-        curve = [(0.25 if place < rise else 0.8) + noise[place].item() for place in range(14)]
+        curve = [(0.25 if index < rise else 0.8) + noise[index].item() for index in range(14)]
         assert abs(found(curve, 0.25, 0.95).begins - 50 * rise) <= 50
 
 
@@ -57,18 +57,18 @@ def test_a_jump_after_a_long_wait_is_sudden_and_a_straight_rise_is_gradual() -> 
     jump = found([0.25] * 60 + [0.85] * 20, 0.25, 0.95, every=100)
     assert (jump.begins, jump.pace) == (6000, "sudden")
     assert jump.least_abruptness == 5900 / 6000 and jump.most_abruptness == 1.0
-    assert jump.words == "begins to follow at step 6,000; sudden"
-    straight = found([0.25 + 0.6 * place / 40 for place in range(41)], 0.25, 0.95, every=10)
+    assert jump.sentence == "begins to follow at step 6,000; sudden"
+    straight = found([0.25 + 0.6 * index / 40 for index in range(41)], 0.25, 0.95, every=10)
     assert straight.pace == "gradual"
     assert straight.least_abruptness <= 1 / 3 <= straight.most_abruptness
-    assert found(RISE_OF_DEMO, 0.28, 0.93).words == "begins to follow at step 100; gradual"
+    assert found(RISE_OF_DEMO, 0.28, 0.93).sentence == "begins to follow at step 100; gradual"
 
 
 def test_abruptness_does_not_depend_on_speed_or_height() -> None:
     curve = [0.0, 0.0, 0.0, 0.0, 0.1, 0.3, 0.6, 0.8, 0.9, 0.9, 0.9]
     bounds = [
-        (one.least_abruptness, one.most_abruptness)
-        for one in (
+        (rise.least_abruptness, rise.most_abruptness)
+        for rise in (
             found(curve, 0.0, 1.0, every=10),
             found(curve, 0.0, 1.0, every=170),
             found([0.2 + value / 2 for value in curve], 0.2, 0.7),
@@ -81,7 +81,7 @@ def test_abruptness_does_not_depend_on_speed_or_height() -> None:
 def test_too_few_evaluations_are_no_answer() -> None:
     once = found([0.25, 0.85, 0.85], 0.25, 0.95)
     assert once.pace == "unresolved"
-    assert once.words == "begins to follow at step 50; too few evaluations to tell how suddenly"
+    assert once.sentence == "begins to follow at step 50; too few evaluations to tell how suddenly"
     assert found([0.25, 0.25, 0.85, 0.85], 0.25, 0.95, every=100).pace == "unresolved"
 
 

@@ -1,4 +1,4 @@
-"""The curves of block weights: the paper's numbers, real block heights, and what a wrong setting says."""
+"""The curves of block weights: the paper's numbers, real block heights, and the errors of wrong settings."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_heights_are_those_of_the_convolutions_that_halve(height: int) -> None:
 
 
 def test_curves_for_control_without_a_prompt_act_on_the_conditional_side() -> None:
-    conditional = [default_side(weights) for weights in ("cfg_resolution", "cfg_resolution_normalised", "guess")]
+    conditional = [default_side(curve) for curve in ("cfg_resolution", "cfg_resolution_normalised", "guess")]
     assert conditional == ["conditional"] * 3
     assert [default_side("flat"), default_side((1.0, 2.0))] == ["both", "both"]
 

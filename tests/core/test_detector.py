@@ -1,4 +1,4 @@
-"""The detector and the scores: right on true pictures, sharp or blurred, and empty-handed on blank ones."""
+"""The detector and the scores: right on true pictures, sharp or blurred; nothing is found on blank ones."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_clarity_tells_good_pictures_from_bad_ones_whatever_they_show() -> None:
 
 
 def regions(mask: Tensor) -> list[set[tuple[int, int]]]:
-    """All regions of one mask, pixels touching by sides or corners, found one pixel after the other."""
+    """All regions of a mask, pixels touching by sides or corners, found pixel by pixel."""
     left, found = {tuple(place) for place in mask.nonzero().tolist()}, []
     while left:
         region, edge = set(), [left.pop()]
@@ -91,7 +91,7 @@ def regions(mask: Tensor) -> list[set[tuple[int, int]]]:
 
 
 @pytest.mark.parametrize("share", [0.1, 0.35, 0.5])
-def test_the_largest_region_is_the_one_a_walk_over_pixels_finds(share: float) -> None:
+def test_the_largest_region_is_that_of_a_walk_over_pixels(share: float) -> None:
     masks = torch.rand(6, 40, 33, generator=keyed_generator("regions")) < share
     for mask, kept in zip(masks, detector._largest_region(masks), strict=True):
         found = {tuple(place) for place in kept.nonzero().tolist()}
@@ -101,9 +101,9 @@ def test_the_largest_region_is_the_one_a_walk_over_pixels_finds(share: float) ->
 
 
 def test_intersection_over_union_by_hand() -> None:
-    one, other = torch.zeros(2, 4, 4, dtype=torch.bool), torch.zeros(2, 4, 4, dtype=torch.bool)
-    one[0, :2], other[0, 1:3] = True, True
-    assert intersection_over_union(one, other).tolist() == pytest.approx([1 / 3, 1.0])
-    assert torch.equal(intersection_over_union(one, other), intersection_over_union(other, one))
+    a, b = torch.zeros(2, 4, 4, dtype=torch.bool), torch.zeros(2, 4, 4, dtype=torch.bool)
+    a[0, :2], b[0, 1:3] = True, True
+    assert intersection_over_union(a, b).tolist() == pytest.approx([1 / 3, 1.0])
+    assert torch.equal(intersection_over_union(a, b), intersection_over_union(b, a))
     with pytest.raises(TensorShapeError, match="equal shapes"):
-        intersection_over_union(one, other[:, :3])
+        intersection_over_union(a, b[:, :3])

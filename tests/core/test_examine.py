@@ -1,4 +1,4 @@
-"""A folder is looked through without training: every defect is told at once, and none is raised."""
+"""A folder is examined without training: every fault is reported at once, and none is raised."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def listed(folder: Path, *lines: str) -> Path:
     return folder
 
 
-def test_a_good_folder_has_facts_alone(tmp_path: Path) -> None:
+def test_a_good_folder_has_only_facts(tmp_path: Path) -> None:
     report = examine(pairs(tmp_path, 100), 64)
     assert report.pairs == 100
     assert report.problems == report.warnings == ()
@@ -45,7 +45,7 @@ def test_a_good_folder_has_facts_alone(tmp_path: Path) -> None:
         "100 pairs",
         "Facts:",
         "  - layout: images/NAME, hints/NAME and captions/NAME.txt",
-        "  - 10 pairs are kept from training, to measure it",
+        "  - 10 pairs are held out to measure the training",
         "  - smallest picture: 64 x 64 pixels; largest: 64 x 64 pixels",
         "  - most frequent: 64 x 64 pixels (100 times)",
     ]
@@ -74,12 +74,12 @@ def removed(*names: str) -> Spoiler:
         (lambda folder: pixels(0, 64, 128).save(folder / "hints/000.png"), "hints/000.png (128 x 64 pixels)"),
         (lambda folder: (folder / "images/001.txt").write_bytes("Gruß".encode("latin-1")), "images/001.txt: 'utf-8'"),
         (lambda folder: (folder / "images/001.txt").write_bytes("Gruß".encode("utf-16")), "images/001.txt: 'utf-8'"),
-        (lambda folder: (folder / "hints").rename(folder / "hnts"), "without prompt.json or metadata.jsonl"),
+        (lambda folder: (folder / "hints").rename(folder / "hnts"), "no prompt.json, no metadata.jsonl"),
         (lambda folder: listed(folder, "{"), "line 1 of metadata.jsonl"),
         (lambda folder: listed(folder, "[" * 100_000), "broken lines (1): line 1 of metadata.jsonl"),
     ],
 )
-def test_each_defect_is_told_and_stops_the_dataset_as_well(tmp_path: Path, spoil: Spoiler, problem: str) -> None:
+def test_each_fault_is_reported_and_stops_the_dataset_as_well(tmp_path: Path, spoil: Spoiler, problem: str) -> None:
     folder = pairs(tmp_path)
     spoil(folder)
     report = examine(folder, 64)
@@ -91,7 +91,7 @@ def test_each_defect_is_told_and_stops_the_dataset_as_well(tmp_path: Path, spoil
             dataset[index]
 
 
-def test_defects_are_told_together_and_long_lists_cut(tmp_path: Path) -> None:
+def test_faults_are_reported_together_and_long_lists_cut(tmp_path: Path) -> None:
     folder = pairs(tmp_path, 24)
     for number in range(10):
         (folder / "hints" / f"{number:03}.png").unlink()
@@ -109,14 +109,14 @@ def test_defects_are_told_together_and_long_lists_cut(tmp_path: Path) -> None:
     ("make", "problem"),
     [
         (lambda folder: folder / "nowhere", "no such folder"),
-        (lambda folder: folder, "without prompt.json"),
+        (lambda folder: folder, "no prompt.json"),
         (lambda folder: pairs(folder, 0), "no pair;"),
         (lambda folder: listed(folder, ""), "no pair;"),
         (lambda folder: pairs(folder, 1) / "images" / "000.png", "no such folder"),
         (lambda folder: listed(folder, '{"file_name": "a", "hint": "../b"}'), "line 1 of metadata.jsonl: ../b"),
         (lambda folder: listed(folder, '{"file_name": "/a", "hint": "b"}'), "line 1 of metadata.jsonl: /a"),
         (lambda folder: listed(folder, '{"file_name": "a", "hint": "b"}'), "missing files (2): a, b"),
-        (lambda folder: listed(folder, '{"file_name": "a"}', "[]"), "lines without what is needed (2): line 1"),
+        (lambda folder: listed(folder, '{"file_name": "a"}', "[]"), "lines that lack a value (2): line 1"),
     ],
 )
 def test_a_folder_without_pairs_is_no_error(tmp_path: Path, make: Callable[[Path], Path], problem: str) -> None:
@@ -125,7 +125,7 @@ def test_a_folder_without_pairs_is_no_error(tmp_path: Path, make: Callable[[Path
     assert report.text.startswith("0 pairs\nProblems:\n")
 
 
-def test_a_list_of_the_hugging_face_is_read(tmp_path: Path) -> None:
+def test_a_list_of_hugging_face_is_read(tmp_path: Path) -> None:
     folder = pairs(tmp_path, 3)
     listed(
         folder,
@@ -154,7 +154,7 @@ def test_without_a_size_all_pictures_have_the_size_of_the_first(tmp_path: Path) 
     assert [" multiples of 64 " in problem for problem in examine(folder).problems] == [True, False]
 
 
-def test_what_may_not_be_meant_is_warned_of(tmp_path: Path) -> None:
+def test_what_may_not_be_meant_is_warned_about(tmp_path: Path) -> None:
     folder = pairs(tmp_path)
     (folder / "images" / "001.txt").unlink()
     for number in range(4):
@@ -164,7 +164,7 @@ def test_what_may_not_be_meant_is_warned_of(tmp_path: Path) -> None:
     assert report.problems == ()
     assert [warning.split(";")[0] for warning in report.warnings] == [
         "pictures without a caption (1): images/001.png",
-        "pictures smaller than the size of training (3): "
+        "pictures smaller than the training size (3): "
         + ", ".join(f"images/{number:03}.png (64 x 64 pixels)" for number in (0, 1, 3)),
         "pictures of over 64 million pixels (1): images/002.png (9000 x 9000 pixels)",
         "only 4 pairs: a net needs hundreds at least",
@@ -224,13 +224,13 @@ def test_strange_names_are_paired(tmp_path: Path, name: str) -> None:
         (tmp_path / place).mkdir()
     pixels(0).save(tmp_path / "images" / f"{composed}.png")
     pixels(0).save(tmp_path / "hints" / f"{apart}.png")
-    (tmp_path / "captions" / f"{apart}.txt").write_text("words", encoding="utf-8")
+    (tmp_path / "captions" / f"{apart}.txt").write_text("a caption", encoding="utf-8")
     report = examine(tmp_path, 64)
     assert (report.pairs, report.problems) == (1, ())
-    assert FolderDataset(tmp_path, 64)[0].caption == "words"
+    assert FolderDataset(tmp_path, 64)[0].caption == "a caption"
 
 
-def test_made_hints_need_pictures_alone(tmp_path: Path) -> None:
+def test_made_hints_need_only_pictures(tmp_path: Path) -> None:
     for number in range(2):
         pixels(number).save(tmp_path / f"{number}.png")
     (tmp_path / "0.txt").write_text("the first", encoding="utf-8")
@@ -241,15 +241,15 @@ def test_made_hints_need_pictures_alone(tmp_path: Path) -> None:
     assert examine(tmp_path, 64, "grey").problems[0].startswith("no picture; put pictures there")
 
 
-def test_progress_is_told_where_it_may_raise(tmp_path: Path) -> None:
+def test_progress_is_called_in_the_main_thread_and_may_raise(tmp_path: Path) -> None:
     folder = pairs(tmp_path)
-    told: list[tuple[int, int, bool]] = []
+    calls: list[tuple[int, int, bool]] = []
 
     def progress(done: int, total: int) -> None:
-        told.append((done, total, threading.current_thread() is threading.main_thread()))
+        calls.append((done, total, threading.current_thread() is threading.main_thread()))
 
     assert isinstance(examine(folder, 64, progress=progress), FolderReport)
-    assert told == [(done, 8, True) for done in range(1, 9)]
+    assert calls == [(done, 8, True) for done in range(1, 9)]
 
     def stop(done: int, total: int) -> None:
         raise KeyboardInterrupt
@@ -268,4 +268,4 @@ def test_impossible_arguments_are_errors(tmp_path: Path) -> None:
 def test_the_report_says_how_many_pairs_are_held_out(tmp_path: Path) -> None:
     for number in range(40):
         Image.new("RGB", (64, 64), (number, 0, 0)).save(tmp_path / f"{number}.png")
-    assert "4 pairs are kept from training, to measure it" in examine(tmp_path, 64, "grey").facts
+    assert "4 pairs are held out to measure the training" in examine(tmp_path, 64, "grey").facts

@@ -1,4 +1,4 @@
-"""Hashes follow the content, and a file is read again only where it may have changed."""
+"""Hashes follow the content, and a file is read again only if it may have changed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pairs from a folder: two layouts, one crop for picture and hint, and every fault named."""
+"""Pairs from a folder: the layouts, one crop for picture and hint, and every fault named."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from controlnet_core.pictures.read import load_image
 
 NAMES = ["a b", "dots.v1.2", "z", "ünïcödé ☃"]
 Spoiler = Callable[[Path], None]
-WORDS = dict(zip(NAMES, ["two words", 'a "quoted" one', "the last letter", "naïve schneemänner"], strict=True))
+CAPTIONS = dict(zip(NAMES, ["two words", 'a "quoted" one', "the last letter", "naïve schneemänner"], strict=True))
 
 
 def pixels(seed: int, height: int = 64, width: int = 64) -> Image.Image:
@@ -35,7 +35,7 @@ def by_name(folder: Path, height: int = 64, width: int = 64) -> Path:
     for seed, name in enumerate(NAMES):
         pixels(seed, height, width).save(folder / "images" / f"{name}.png")
         pixels(seed, height, width).save(folder / "hints" / f"{name}.bmp")
-        (folder / "captions" / f"{name}.txt").write_text(f"{WORDS[name]}\n", encoding="utf-8")
+        (folder / "captions" / f"{name}.txt").write_text(f"{CAPTIONS[name]}\n", encoding="utf-8")
     return folder
 
 
@@ -47,14 +47,14 @@ def by_list(folder: Path, height: int = 64, width: int = 64) -> Path:
         files = {place: f"{place}/{name}.png" for place in ("source", "target")}
         for file in files.values():
             pixels(seed, height, width).save(folder / file)
-        lines.append(json.dumps({**files, "prompt": WORDS[name]}, ensure_ascii=False))
+        lines.append(json.dumps({**files, "prompt": CAPTIONS[name]}, ensure_ascii=False))
     (folder / "prompt.json").write_text("\n".join(lines) + "\n\n", encoding="utf-8")
     return folder
 
 
-def difference(one: torch.Tensor, other: torch.Tensor) -> float:
-    assert one.shape == other.shape
-    return float((one - other).abs().max())
+def difference(a: torch.Tensor, b: torch.Tensor) -> float:
+    assert a.shape == b.shape
+    return float((a - b).abs().max())
 
 
 @pytest.mark.parametrize("write", [by_name, by_list])
@@ -66,7 +66,7 @@ def test_both_layouts_give_the_same_pairs(tmp_path: Path, write: Callable[[Path]
     assert [files.image.stem for files in dataset.files] == NAMES
     for index, name in enumerate(NAMES):
         pair, expected = dataset[index], torch.from_numpy(numpy.array(pixels(index))).permute(2, 0, 1) / 255
-        assert pair.caption == WORDS[name]
+        assert pair.caption == CAPTIONS[name]
         worst = max(difference(pair.image, expected), difference(pair.hint, expected))
         assert worst < 1e-6, f"pixels of {name} differ by {worst}"
     assert torch.equal(dataset.hints([3, 0]), torch.stack([dataset[3].hint, dataset[0].hint]))
@@ -126,10 +126,10 @@ def test_missing_captions_are_counted_and_empty(tmp_path: Path) -> None:
     folder = by_name(tmp_path)
     (folder / "captions" / "a b.txt").unlink()
     (folder / "captions" / "z.txt").unlink()
-    (folder / "images" / "z.txt").write_text("beside the picture", encoding="utf-8")
+    (folder / "images" / "z.txt").write_text("next to the picture", encoding="utf-8")
     with pytest.warns(DatasetWarning, match="1 of 4 pictures have no caption, such as .*a b.png"):
         dataset = FolderDataset(folder)
-    assert [dataset[0].caption, dataset[2].caption] == ["", "beside the picture"]
+    assert [dataset[0].caption, dataset[2].caption] == ["", "next to the picture"]
 
 
 def test_accents_may_be_stored_in_two_ways(tmp_path: Path) -> None:
@@ -168,7 +168,7 @@ def misspelt(folder: Path) -> None:
     [
         (by_name, without("hints/a b.bmp", "images/z.png"), r"\(2\): images/a b.png, hints/z.bmp; expected"),
         (by_name, written("images/a b.jpg", b"x"), "both .*a b.jpg and images/a b.png; expected one file of each"),
-        (by_name, misspelt, "without prompt.json or metadata.jsonl, and without images and hints"),
+        (by_name, misspelt, "no prompt.json, no metadata.jsonl, and no images with hints"),
         (by_name, written("captions/z.txt", b"\xff\xfe\x00"), "captions/z.txt: .* expected a text in UTF-8"),
         (by_list, without("source/z.png"), r"missing files \(1\): source/z.png; expected every file that"),
         (by_list, written("prompt.json", b"{"), "line 1 of prompt.json: .* expected one JSON object a line"),
@@ -192,7 +192,7 @@ def test_faults_are_named_at_construction(
         ("nowhere", None, "nowhere: no such folder"),
         ("images/z.png", None, "z.png: no such folder"),
         (".", 20, "size 20; expected a multiple of 8 pixels"),
-        ("images", 64, "images: without prompt.json"),
+        ("images", 64, "images: no prompt.json"),
     ],
 )
 def test_impossible_arguments_are_named(tmp_path: Path, name: str, size: int | None, message: str) -> None:
@@ -200,13 +200,13 @@ def test_impossible_arguments_are_named(tmp_path: Path, name: str, size: int | N
         FolderDataset(by_name(tmp_path) / name, size)
 
 
-def test_a_broken_picture_is_an_error_when_it_is_asked_for(tmp_path: Path) -> None:
+def test_a_broken_picture_is_an_error_when_its_pair_is_indexed(tmp_path: Path) -> None:
     folder = by_name(tmp_path)
     for name in ("images/z.png", "hints/a b.bmp"):
         whole = (folder / name).read_bytes()
         (folder / name).write_bytes(whole[: len(whole) // 2])
     dataset = FolderDataset(folder, 64)
-    assert dataset[1].caption == WORDS[NAMES[1]]
+    assert dataset[1].caption == CAPTIONS[NAMES[1]]
     for index, name in ((2, "z.png"), (0, "a b.bmp")):
         with pytest.raises(DatasetError, match=f"{name}, which cannot be decoded"):
             dataset[index]
@@ -232,7 +232,7 @@ def test_the_fingerprint_names_the_content(tmp_path: Path) -> None:
     folder = folder.rename(tmp_path / "moved")
     os.utime(folder / "hints" / "z.bmp", ns=(0, 1))
     os.replace(folder / "images" / "z.png", folder / "images" / "z.webp")
-    assert FolderDataset(folder, 64).fingerprint == first, "a place, a time and a name are no content"
+    assert FolderDataset(folder, 64).fingerprint == first, "a path, a time and a name are no content"
     changes: list[Spoiler] = [
         written("captions/z.txt", b"another caption"),
         lambda folder: pixels(99).save(folder / "images" / "z.webp", format="png"),
@@ -248,20 +248,20 @@ def test_the_fingerprint_names_the_content(tmp_path: Path) -> None:
 def directly(folder: Path) -> Path:
     for seed, name in enumerate(NAMES):
         pixels(seed).save(folder / f"{name}.png")
-        (folder / f"{name}.txt").write_text(WORDS[name], encoding="utf-8")
+        (folder / f"{name}.txt").write_text(CAPTIONS[name], encoding="utf-8")
     return folder
 
 
 def listed_without_hints(folder: Path) -> Path:
-    lines = [json.dumps({"file_name": f"{name}.png", "text": WORDS[name]}) for name in NAMES]
+    lines = [json.dumps({"file_name": f"{name}.png", "text": CAPTIONS[name]}) for name in NAMES]
     (directly(folder) / "metadata.jsonl").write_text("\n".join(lines), encoding="utf-8")
     return folder
 
 
 @pytest.mark.parametrize("write", [by_name, by_list, directly, listed_without_hints])
-def test_made_hints_need_no_files_of_hints(tmp_path: Path, write: Callable[[Path], Path]) -> None:
+def test_made_hints_need_no_hint_files(tmp_path: Path, write: Callable[[Path], Path]) -> None:
     dataset = FolderDataset(write(tmp_path), 32, "grey")
-    assert [dataset[index].caption for index in range(len(dataset))] == [WORDS[name] for name in NAMES]
+    assert [dataset[index].caption for index in range(len(dataset))] == [CAPTIONS[name] for name in NAMES]
     for pair in (dataset[0], dataset[3]):
         luma = (0.299 * pair.image[0] + 0.587 * pair.image[1] + 0.114 * pair.image[2]).expand(3, -1, -1)
         assert difference(pair.hint, luma) < 1e-6

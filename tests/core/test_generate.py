@@ -88,7 +88,7 @@ def test_picture_i_does_not_depend_on_the_batch(sampler: str) -> None:
     other = generate(SmallBase(), ["b", "b"], [control()], settings=settings)
     worst = float((both[1:] - other[1:]).abs().max())
     assert worst < 1e-4, f"largest difference {worst}"
-    assert not torch.allclose(other[0], other[1]), "pictures of a batch have their own noise"
+    assert not torch.allclose(other[0], other[1]), "pictures of a batch share their noise"
 
 
 def test_the_seed_draws_the_noise() -> None:
@@ -96,7 +96,7 @@ def test_the_seed_draws_the_noise() -> None:
     assert torch.equal(first, again) and not torch.allclose(first, other)
 
 
-def test_prompts_size_and_callback_reach_their_place() -> None:
+def test_prompts_size_and_callback_are_used() -> None:
     base, calls = SmallBase(), []
     settings = replace(QUICK, size=(64, 96))
     pictures = generate(

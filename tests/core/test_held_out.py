@@ -1,4 +1,4 @@
-"""Pairs that are kept from training: none is lost, none is on both sides, and settings do not move them."""
+"""Held-out pairs: none is lost, none is on both sides, and settings do not move them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def test_every_pair_is_on_one_side(count: int) -> None:
     assert sorted([*training.indices, *held_out.indices]) == list(range(count))
     assert len(held_out) == held_out_count(count) == min(count // ONE_IN, MOST)
     gaps = torch.tensor([-1, *held_out.indices, count]).diff()
-    assert gaps.max() <= 2 * gaps[1:-1].min(), "they are evenly spaced"
+    assert gaps.max() <= 2 * gaps[1:-1].min(), "they are not evenly spaced"
 
 
 @pytest.mark.parametrize("count", [1, 2, ONE_IN, 2 * ONE_IN - 1])

@@ -58,11 +58,11 @@ def test_hint_is_cut_around_its_centre_then_resized(upright: bool) -> None:
     assert message in (crop_note(hint, 64, 64) or "")
     square = fit_hint(hint, 64, 64)
     worst = float((square - fit_hint(centre, 64, 64)).abs().max())
-    assert worst == 0, f"largest difference {worst}: something but the centre was kept"
+    assert worst == 0, f"largest difference {worst}: something besides the centre was kept"
     assert float(fit_hint(square, 32, 32).mean()) == pytest.approx(float(centre.mean()), abs=0.02)
 
 
-def test_same_aspect_is_fitted_without_a_word_and_same_size_is_kept() -> None:
+def test_same_aspect_is_fitted_without_a_note_and_same_size_is_kept() -> None:
     for given, height, width in ((EXPECTED, 32, 48), (torch.rand(1, 3, 341, 512), 512, 768)):
         assert crop_note(given, height, width) is None
         assert fit_hint(given, height, width).shape == (1, 3, height, width)

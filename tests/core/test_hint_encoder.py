@@ -28,7 +28,7 @@ def test_the_paper_encoder_is_four_convolutions_with_uneven_padding_in_the_last(
 
 
 @torch.no_grad()
-def test_a_fresh_reference_encoder_keeps_the_hint_as_strong_as_it_came() -> None:
+def test_a_fresh_reference_encoder_keeps_the_strength_of_the_hint() -> None:
     encoder, features = ReferenceHintEncoder(3, 64, LayerFactory()), noise(4, 3, 64, 64, seed=2)
     encoder.initialise(torch.Generator().manual_seed(0))
     for convolution in encoder.convolutions:

@@ -1,4 +1,4 @@
-"""Following where no detector is: laws of the comparison of a picture's own hint with another's."""
+"""Following where no detector exists: laws of the comparison of a picture's own hint with another's."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from controlnet_core.data.dataset import PairDataset
 from controlnet_core.data.held_out import Subset
 from controlnet_core.data.shuffled import ShuffledHints
 from controlnet_core.evaluation.hint_preference import HintPreferenceValidation
-from controlnet_core.evaluation.validation import at_once
+from controlnet_core.evaluation.validation import pictures_per_batch
 from controlnet_core.model.controlnet import ControlNet
 from controlnet_core.sampling.generate import SamplingSettings, generate
 from controlnet_core.toy.shapes_dataset import ShapesDataset
@@ -41,12 +41,12 @@ def test_a_net_that_ignores_its_hints_scores_a_half() -> None:
 
 
 def test_with_exchanged_hints_the_other_half_is_won() -> None:
-    true = ShapesDataset(2, 32, seed=0)
-    one = validation(true).evaluate(random_net())
-    other = validation(ShuffledHints(true, seed=0)).evaluate(random_net())
-    print(f"following {one.following} and {other.following}")
-    assert one.following + other.following == 1
-    saved = (1 - one.measures["loss_saved"]) * (1 - other.measures["loss_saved"])
+    pairs = ShapesDataset(2, 32, seed=0)
+    true = validation(pairs).evaluate(random_net())
+    swapped = validation(ShuffledHints(pairs, seed=0)).evaluate(random_net())
+    print(f"following {true.following} and {swapped.following}")
+    assert true.following + swapped.following == 1
+    saved = (1 - true.measures["loss_saved"]) * (1 - swapped.measures["loss_saved"])
     assert abs(saved - 1) <= 1e-6, saved
 
 
@@ -58,11 +58,11 @@ def test_the_samples_are_drawn_from_the_own_hints() -> None:
     assert torch.equal(found.pictures, expected)
 
 
-def test_progress_is_told_and_may_stop_it() -> None:
-    told: list[tuple[int, int]] = []
+def test_progress_is_called_and_may_stop_the_evaluation() -> None:
+    calls: list[tuple[int, int]] = []
     whole = validation(ShapesDataset(3, 32, seed=0))
-    whole.evaluate(random_net(), lambda done, total: told.append((done, total)))
-    assert told == [(0, 3), (3, 3)]
+    whole.evaluate(random_net(), lambda done, total: calls.append((done, total)))
+    assert calls == [(0, 3), (3, 3)]
 
     def stop(done: int, total: int) -> None:
         raise InterruptedError(f"{done} of {total}")
@@ -73,16 +73,16 @@ def test_progress_is_told_and_may_stop_it() -> None:
 
 @pytest.mark.parametrize(("height", "width", "count"), [(64, 64, 32), (32, 64, 64), (512, 512, 1), (1024, 1024, 1)])
 def test_batches_hold_few_large_pictures(height: int, width: int, count: int) -> None:
-    assert at_once(height, width) == count
+    assert pictures_per_batch(height, width) == count
 
 
-def test_a_trained_net_knows_its_own_hints_from_wrong_ones() -> None:
+def test_a_trained_net_prefers_true_hints_to_wrong_ones() -> None:
     base, pairs = load_base("tiny"), ShapesDataset(8, 64, seed=5, held_out=True)
     net = load_controlnet(TINY_FOLDER / "nets" / "tiny_outline.safetensors", dtype=torch.float32)
     sampling = SamplingSettings(steps=1, guidance=1.0, size=(64, 64))
     found, swapped = (
-        HintPreferenceValidation(base, Subset(one, range(8)), sampling).evaluate(net)
-        for one in (pairs, ShuffledHints(pairs, 0))
+        HintPreferenceValidation(base, Subset(dataset, range(8)), sampling).evaluate(net)
+        for dataset in (pairs, ShuffledHints(pairs, 0))
     )
     saved = found.measures["loss_saved"]
     print(f"following {found.following:.3f}, saved {saved:.3f}; wrong hints {swapped.following:.3f}")

@@ -1,4 +1,4 @@
-"""Pairs in memory: what is held, what names them, what is refused; and the sheet that shows pairs."""
+"""Pairs in memory: what they hold, what names them, what is refused; and the preview."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_the_fingerprint_names_the_content() -> None:
     assert len({first, *(pairs.fingerprint for pairs in others)}) == 1 + len(others)
 
 
-def test_rounding_beside_the_range_is_cut_off() -> None:
+def test_rounding_outside_the_range_is_cut_off() -> None:
     images = torch.full((1, 3, 8, 8), 1.0005)
     assert float(InMemoryDataset(images, images, "")[0].image.max()) == 1
 

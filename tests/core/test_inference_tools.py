@@ -41,8 +41,8 @@ def random_net(seed: int) -> ControlNet:
     return randomised(ControlNet(small_base().unet.config), seed)
 
 
-def apart(one: Evaluation, other: Evaluation) -> float:
-    return (one.pictures - other.pictures).abs().max().item()
+def apart(a: Evaluation, b: Evaluation) -> float:
+    return (a.pictures - b.pictures).abs().max().item()
 
 
 def evaluation(scores: Sequence[float], pictures: Tensor) -> Evaluation:
@@ -70,8 +70,8 @@ def test_every_way_draws_something_else(curves: ModuleType) -> None:
     drawn = [curves.draw(base, net, PAIRS, way, SETTINGS) for way in curves.WAYS]
     names = [way.name for way in curves.WAYS]
     assert len(set(names)) == len(names)
-    for index, (name, one) in enumerate(zip(names, drawn, strict=True)):
-        nearest = min(apart(one, other) for other in drawn[:index] + drawn[index + 1 :])
+    for index, (name, found) in enumerate(zip(names, drawn, strict=True)):
+        nearest = min(apart(found, other) for other in drawn[:index] + drawn[index + 1 :])
         assert nearest > 1e-4, f"{name} is within {nearest} of another way"
 
 
@@ -79,11 +79,12 @@ def test_curves_are_reported_with_their_own_sides_and_scores(curves: ModuleType)
     black = torch.zeros(4, 3, 64, 64)
     scores = {way: {2.0: evaluation([0.125 * row, 0.25, 0.5, 0.75, 1.0], black)} for row, way in enumerate(curves.WAYS)}
     entries = json.loads(json.dumps(curves.summary(scores)))
-    sides = {(one["curve"], one["prompted"]): one["side"] for one in entries if one["curve"] != "flat"}
+    sides = {(entry["curve"], entry["prompted"]): entry["side"] for entry in entries if entry["curve"] != "flat"}
     assert sides.pop((None, True)) is None
     assert set(sides.values()) == {"conditional"}
-    assert [one["side"] for one in entries if one["curve"] == "flat"] == ["both", "conditional", "both", "conditional"]
-    assert [one["following"] for one in entries] == [0.125 * row for row in range(len(curves.WAYS))]
+    flat = [entry["side"] for entry in entries if entry["curve"] == "flat"]
+    assert flat == ["both", "conditional", "both", "conditional"]
+    assert [entry["following"] for entry in entries] == [0.125 * row for row in range(len(curves.WAYS))]
     lines = curves.table(scores).splitlines()
     assert lines[2] == f"{'cfg_resolution':36}  0.12 / 0.25 / 0.75", lines[2]
     assert len({len(line) for line in lines}) == 1
@@ -112,11 +113,11 @@ def test_an_untrained_net_adds_nothing_to_a_stack(composition: ModuleType) -> No
 
 def test_stacked_nets_add_in_any_order(composition: ModuleType) -> None:
     base, first, second = small_base(), random_net(seed=9), random_net(seed=10)
-    one = composition.draw(base, {"outline": first, "colour_map": second}, 2, SETTINGS)
-    other = composition.draw(base, {"colour_map": second, "outline": first}, 2, SETTINGS)
+    forward = composition.draw(base, {"outline": first, "colour_map": second}, 2, SETTINGS)
+    backward = composition.draw(base, {"colour_map": second, "outline": first}, 2, SETTINGS)
     swapped = composition.draw(base, {"outline": second, "colour_map": first}, 2, SETTINGS)
-    assert (order := apart(one, other)) < 1e-4, f"the order moved the drawings by {order}"
-    assert (hints := apart(one, swapped)) > 1e-3, f"nets with each other's hints moved the drawings only by {hints}"
+    assert (order := apart(forward, backward)) < 1e-4, f"the order moved the drawings by {order}"
+    assert (hints := apart(forward, swapped)) > 1e-3, f"nets with each other's hints moved the drawings only by {hints}"
 
 
 def test_both_hints_are_of_one_held_out_scene(composition: ModuleType) -> None:

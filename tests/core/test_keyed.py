@@ -28,6 +28,6 @@ def test_other_draws_change_nothing() -> None:
 
 
 @pytest.mark.parametrize("part", [1.0, True, None, torch.tensor(1)])
-def test_a_part_that_does_not_name_one_draw_is_an_error(part: object) -> None:
+def test_a_part_of_another_type_is_an_error(part: object) -> None:
     with pytest.raises(SettingError, match="ints and strings only"):
         keyed_seed("draw", part)  # type: ignore[arg-type]  # wrong on purpose

@@ -1,4 +1,4 @@
-"""What the paper says of Stable Diffusion's parts, counted on the real sizes; and that its page names what exists."""
+"""The paper's counts of Stable Diffusion's parts at the real sizes; and every name in its page exists."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_512_pixels_become_64_in_autoencoder_and_hint_encoder(hint_encoder: str)
 
 
 def defined(path: Path) -> set[str]:
-    """The functions, classes, methods and module's values of a file."""
+    """The functions, classes, methods and module-level values of a file."""
     names: set[str] = set()
     for node in ast.parse(path.read_text(encoding="utf-8")).body:
         if isinstance(node, ast.FunctionDef | ast.ClassDef):
@@ -118,7 +118,7 @@ def test_the_page_of_the_paper_has_no_empty_cell() -> None:
 
 
 @pytest.mark.parametrize(
-    "words",
+    "phrase",
     [
         "block equation",
         "zero convolution",
@@ -132,7 +132,7 @@ def test_the_page_of_the_paper_has_no_empty_cell() -> None:
         "CFG resolution weighting",
     ],
 )
-def test_the_papers_words_are_found_in_the_code(words: str) -> None:
+def test_the_papers_words_are_found_in_the_code(phrase: str) -> None:
     sources = [*(ROOT / "controlnet_core").rglob("*.py"), *(ROOT / "benchmarks").glob("*.py")]
     text = "\n".join(path.read_text(encoding="utf-8") for path in sources)
-    assert re.search(re.escape(words).replace(r"\ ", r"\s+"), text, re.IGNORECASE), words
+    assert re.search(re.escape(phrase).replace(r"\ ", r"\s+"), text, re.IGNORECASE), phrase

@@ -35,12 +35,12 @@ def coins(bench: ModuleType) -> list[Any]:
 
 
 def near(line: torch.Tensor, reach: int) -> torch.Tensor:
-    """Tell the pixels at most `reach` steps, diagonal ones too, from those of `line` (H, W)."""
+    """Mark the pixels at most `reach` steps, diagonal ones too, from those of `line` (H, W)."""
     return functional.max_pool2d(line.float()[None], 2 * reach + 1, stride=1, padding=reach)[0] > 0
 
 
 def rim(mask: torch.Tensor) -> torch.Tensor:
-    """Tell the pixels of a mask (H, W) that touch its outside."""
+    """Mark the pixels of a mask (H, W) that touch its outside."""
     return mask & near(~mask, 1)
 
 

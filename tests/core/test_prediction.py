@@ -21,7 +21,7 @@ def draws() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 
 
 @pytest.mark.parametrize("prediction", ["eps", "v"])
-def test_the_perfect_answer_gives_the_latents_back(prediction: Prediction) -> None:
+def test_a_perfect_prediction_gives_the_latents_back(prediction: Prediction) -> None:
     latents, noise, sigma = draws()
     x = noised(latents, noise, sigma)
     worst = float((denoised(prediction, target(prediction, latents, noise, sigma), x, sigma) - latents).abs().max())
@@ -40,15 +40,15 @@ def test_training_inputs_and_targets_are_those_of_diffusers() -> None:
 
 
 @pytest.mark.parametrize("prediction", ["eps", "v"])
-def test_one_sigma_for_all_is_the_same_as_one_for_each(prediction: Prediction) -> None:
+def test_a_sigma_for_all_is_the_same_as_a_sigma_for_each(prediction: Prediction) -> None:
     latents, noise, sigma = draws()
-    one, each = float(sigma[1]), sigma[1].expand(3)
-    x = noised(latents, noise, one)
+    common, each = float(sigma[1]), sigma[1].expand(3)
+    x = noised(latents, noise, common)
     pairs = [
         (x, noised(latents, noise, each)),
-        (network_input(x, one), network_input(x, each)),
-        (target(prediction, latents, noise, one), target(prediction, latents, noise, each)),
-        (denoised(prediction, noise, x, one), denoised(prediction, noise, x, each)),
+        (network_input(x, common), network_input(x, each)),
+        (target(prediction, latents, noise, common), target(prediction, latents, noise, each)),
+        (denoised(prediction, noise, x, common), denoised(prediction, noise, x, each)),
     ]
     worst = max(float((a - b).abs().max()) for a, b in pairs)
     assert worst < 1e-12, f"largest difference {worst}"

@@ -29,7 +29,7 @@ class Known:
     without_control: float = 0.2
     hints: Tensor = field(default_factory=lambda: torch.zeros(8, 3, 16, 16))
     captions: tuple[str, ...] = tuple("abcdefgh")
-    ceiling_words: str = "the best"
+    ceiling_label: str = "the best"
 
     def evaluate(self, net: ControlNet, progress: Progress | None = None) -> Evaluation:
         """A report draws nothing."""

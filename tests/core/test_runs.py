@@ -52,7 +52,7 @@ def trained(chosen: TrainSettings) -> tuple[int, Path]:
 class Measuring:
     """A validation that measures the same each time, and draws two grey pictures."""
 
-    ceiling, without_control, ceiling_words = 1.0, 0.0, "the best"
+    ceiling, without_control, ceiling_label = 1.0, 0.0, "the best"
     hints, captions = torch.zeros(2, 3, 32, 32), ("a", "b")
 
     def evaluate(self, net: ControlNet, progress: Progress | None = None) -> Evaluation:

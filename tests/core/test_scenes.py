@@ -23,16 +23,16 @@ def scenes_of(count: int, seed: int = 0, held_out: bool = False) -> Scenes:
     return draw_scenes(count, keyed_generator("test", seed), held_out)
 
 
-def same(one: Scenes, other: Scenes) -> bool:
-    return all(torch.equal(getattr(one, field.name), getattr(other, field.name)) for field in fields(Scenes))
+def same(a: Scenes, b: Scenes) -> bool:
+    return all(torch.equal(getattr(a, field.name), getattr(b, field.name)) for field in fields(Scenes))
 
 
 def bare(scenes: Scenes) -> Scenes:
     return replace(scenes, gaps=torch.zeros_like(scenes.gaps), strokes=torch.zeros_like(scenes.strokes))
 
 
-def gap_between(one: Tensor, other: Tensor) -> float:
-    return float((one.float() - other.float()).abs().max())
+def gap_between(a: Tensor, b: Tensor) -> float:
+    return float((a.float() - b.float()).abs().max())
 
 
 def cells(scenes: Scenes) -> set[tuple[int, ...]]:
@@ -72,15 +72,15 @@ def test_shapes_lie_inside_the_picture_with_the_area_their_radius_says(size: int
     assert not edge.any()
     coverage = (drawing.images(scenes, size) - palette()[scenes.background][:, :, None, None]).abs().sum((1, 2, 3))
     contrast = (palette()[scenes.colour] - palette()[scenes.background]).abs().sum(1)
-    area, told = coverage / contrast / size**2, math.pi * scenes.radius**2
-    off = float((area / told - 1).abs().max())
-    assert off < 0.02, f"an area is off by {off:.4f} of itself"
-    smallest, largest = float(told.min()), float(told.max())
+    area, expected = coverage / contrast / size**2, math.pi * scenes.radius**2
+    worst = float((area / expected - 1).abs().max())
+    assert worst < 0.02, f"an area is off by {worst:.4f} of itself"
+    smallest, largest = float(expected.min()), float(expected.max())
     assert smallest > 0.03 and largest < 0.25, f"areas run from {smallest:.3f} to {largest:.3f}"
 
 
 def polygon(shape: str) -> Tensor:
-    """All corners of a shape of area pi at rotation 0, told apart from the code under test."""
+    """All corners of a shape of area pi at rotation 0, independent of the code under test."""
     if shape == "cross":
         arm = torch.tensor([(3.0, -1.0), (3.0, 1.0), (1.0, 1.0)])
         turns = [torch.tensor([(c, s), (-s, c)]) for c, s in ((1.0, 0.0), (0.0, 1.0), (-1.0, 0.0), (0.0, -1.0))]
@@ -176,7 +176,8 @@ def test_captions_name_the_shape_and_both_colours_in_all_phrasings() -> None:
         colour, background = COLOURS[int(scenes.colour[row])], COLOURS[int(scenes.background[row])]
         shape = SHAPES[int(scenes.shape[row])]
         assert words[words.index(shape) - 1] == colour and background in words, caption
-        assert all((one == "an") == (word == "orange") for one, word in pairwise(words) if one in ("a", "an")), caption
+        articles = [(article, noun) for article, noun in pairwise(words) if article in ("a", "an")]
+        assert all((article == "an") == (noun == "orange") for article, noun in articles), caption
     assert "a red circle on a blue background" in captions(scenes_of(20_000))
 
 

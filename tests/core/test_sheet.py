@@ -40,7 +40,7 @@ def test_values_beyond_the_range_are_cut_off(value: float, level: int) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
-def test_precision_does_not_matter_to_what_all_can_hold(dtype: torch.dtype) -> None:
+def test_precision_does_not_matter_for_values_that_all_can_hold(dtype: torch.dtype) -> None:
     picture = torch.rand(3, 5, 7, generator=torch.Generator().manual_seed(0)).round()
     assert to_image(picture.to(dtype).requires_grad_()) == to_image(picture)
 
@@ -68,7 +68,7 @@ def test_sheet_sets_each_picture_in_its_row_and_column() -> None:
         assert where[y : y + 8, x : x + 8].all() and where.sum() == 64, colour
 
 
-def test_titles_move_the_pictures_aside_and_change_none() -> None:
+def test_titles_move_pictures_but_change_none() -> None:
     rows = [[flat(RED), flat(GREEN)], [flat(BLUE), flat(RED)]]
     plain = sheet(rows, cell=64)
     titled = sheet(rows, ["first", "second"], ["above", "below"], cell=64)
@@ -95,7 +95,7 @@ def test_highlighted_column_is_framed_and_no_picture_is_covered() -> None:
         ([[flat(RED)]], ("a", "b"), "2 titles for 1 columns"),
     ],
 )
-def test_sheets_that_make_no_sense_are_refused(
+def test_impossible_sheets_are_refused(
     rows: list[list[torch.Tensor]], columns: tuple[str, ...], message: str
 ) -> None:
     with pytest.raises(SettingError, match=message):
@@ -130,7 +130,7 @@ def test_what_cannot_be_written_is_named_and_leaves_nothing(tmp_path: Path) -> N
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["file", "folder.png"]
 
 
-def test_an_earlier_picture_outlives_a_failed_write(tmp_path: Path) -> None:
+def test_an_earlier_picture_survives_a_failed_write(tmp_path: Path) -> None:
     path = tmp_path / "picture.png"
     write_png(to_image(flat(RED)), path)
     before = path.read_bytes()

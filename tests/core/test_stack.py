@@ -78,11 +78,11 @@ def stack(*controls: Control, pictures: int = 1, sides: tuple[GuidanceSide, ...]
 def largest_difference(a: Residuals | None, b: Residuals | None) -> float:
     assert a is not None and b is not None and a.middle is not None and b.middle is not None
     pairs = zip((*a.skips, a.middle), (*b.skips, b.middle), strict=True)
-    return max(float((one - other).abs().max()) for one, other in pairs)
+    return max(float((x - y).abs().max()) for x, y in pairs)
 
 
 def direct(net: ControlNet, given: StepInput, pixels: Tensor) -> Residuals:
-    """The net called by hand."""
+    """The net, called directly."""
     return net.forward(given.x, pixels, given.timesteps, given.context)
 
 
@@ -97,10 +97,10 @@ def test_nets_are_added_and_order_does_not_count(net: RecordingNet) -> None:
     a, b = Control(net, hint(0), strength=0.7), Control(RecordingNet(seed=2), hint(1))
     both = stack(a, b).residuals(step())
     assert largest_difference(both, stack(b, a).residuals(step())) == 0
-    one, other = stack(a).residuals(step()), stack(b).residuals(step())
-    assert one is not None and other is not None
-    assert largest_difference(both, one + other) == 0
-    assert largest_difference(both, one) > 1e-3, "the second net changes nothing, so the test shows nothing"
+    only_a, only_b = stack(a).residuals(step()), stack(b).residuals(step())
+    assert only_a is not None and only_b is not None
+    assert largest_difference(both, only_a + only_b) == 0
+    assert largest_difference(both, only_a) > 1e-3, "the second net changes nothing, so the test shows nothing"
 
 
 @pytest.mark.parametrize(
@@ -109,10 +109,10 @@ def test_nets_are_added_and_order_does_not_count(net: RecordingNet) -> None:
 def test_window_holds_the_hosts_steps(net: RecordingNet, spacing: Spacing, counts: dict[float, int]) -> None:
     sigmas = sampling_sigmas(SCHEDULE, 20, spacing)[:-1].tolist()
     for bound, count in counts.items():
-        until = ControlRun(Control(net, hint(0), end=bound), SCHEDULE, (8, 8))
-        since = ControlRun(Control(net, hint(0), start=bound), SCHEDULE, (8, 8))
-        assert [until.window.holds(sigma) for sigma in sigmas] == [True] * count + [False] * (20 - count)
-        assert [since.window.holds(sigma) for sigma in sigmas] == [False] * count + [True] * (20 - count)
+        early = ControlRun(Control(net, hint(0), end=bound), SCHEDULE, (8, 8))
+        late = ControlRun(Control(net, hint(0), start=bound), SCHEDULE, (8, 8))
+        assert [early.window.holds(sigma) for sigma in sigmas] == [True] * count + [False] * (20 - count)
+        assert [late.window.holds(sigma) for sigma in sigmas] == [False] * count + [True] * (20 - count)
 
 
 def test_a_step_on_the_bound_is_inside_whatever_the_rounding(net: RecordingNet) -> None:
@@ -131,11 +131,11 @@ def test_a_side_that_is_off_is_zero_and_not_computed(net: RecordingNet) -> None:
         ("unconditional", slice(2, 4), slice(0, 2)),
     ]
     for side, off, on in cases:
-        one = stack(Control(net, hint(0), side=side), pictures=2).residuals(given)
+        single = stack(Control(net, hint(0), side=side), pictures=2).residuals(given)
         assert net.calls[-1] == (2, None)
-        assert one is not None and one.middle is not None
-        for part, whole in zip((*one.skips, one.middle), (*both.skips, both.middle), strict=True):
-            assert not part[off].any(), f"control in the rows beside the {side} side"
+        assert single is not None and single.middle is not None
+        for part, whole in zip((*single.skips, single.middle), (*both.skips, both.middle), strict=True):
+            assert not part[off].any(), f"control in rows that are not of the {side} side"
             worst = float((part[on] - whole[on]).abs().max())
             assert worst < 1e-5, f"largest difference {worst} on the {side} side"
 
@@ -160,11 +160,11 @@ def test_a_net_that_does_not_act_is_not_run(net: RecordingNet, idle: dict[str, A
 
 
 def test_counters_one_encoding_and_one_forward_for_each_step_of_the_window(net: RecordingNet) -> None:
-    run_of = stack(Control(net, hint(0), end=0.5), Control(net, hint(0), start=0.5), Control(net, hint(1)))
+    applied = stack(Control(net, hint(0), end=0.5), Control(net, hint(0), start=0.5), Control(net, hint(1)))
     for sigma in SIGMAS[:-1].tolist():
-        run_of.residuals(step(sigma=sigma))
-    assert [run.hint_encodings for run in run_of.runs] == [1, 0, 1], "one net and one hint are encoded once"
-    assert [run.forwards for run in run_of.runs] == [9, 11, 20]
+        applied.residuals(step(sigma=sigma))
+    assert [run.hint_encodings for run in applied.runs] == [1, 0, 1], "one net and one hint are encoded once"
+    assert [run.forwards for run in applied.runs] == [9, 11, 20]
     assert len(net.calls) == 40
 
 
@@ -222,7 +222,7 @@ def test_hint_i_steers_picture_i_on_both_sides(net: RecordingNet) -> None:
         ({"side": "unconditional"}, 1, ("conditional",), "not computed at guidance 1"),
     ],
 )
-def test_what_acts_otherwise_than_expected_is_warned_about(
+def test_control_that_does_not_act_as_expected_is_warned_about(
     net: RecordingNet, settings: dict[str, Any], pictures: int, sides: tuple[GuidanceSide, ...], message: str
 ) -> None:
     control = Control(net, **{"hint": hint(0), **settings})

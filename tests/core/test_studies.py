@@ -1,4 +1,4 @@
-"""The studies over seeds: what they keep and read back, and the measures of photographs and of recipes."""
+"""The studies over seeds: what they keep and read back, and the measures of photographs and recipes."""
 
 from __future__ import annotations
 
@@ -52,50 +52,50 @@ def test_a_run_is_kept_and_read_back_and_zero_connections_start_at_zero(tmp_path
     zero = seeded_runs.Variant("zero", changes)
     gaussian = seeded_runs.Variant("Gaussian", changes, start=zero_convolutions.start_gaussian)
     curves = {variant.name: plan.run(variant, 0) for variant in (zero, gaussian)}
-    assert [at["step"] for at in curves["zero"]] == [0, 2]
+    assert [found["step"] for found in curves["zero"]] == [0, 2]
     assert curves["zero"][0]["following"] == 0.0 and curves["Gaussian"][0]["following"] > 1.0
     assert curves["zero"][1]["following"] > 0.0 and curves["zero"][1]["loss"] > 0.0
     kept = plan.path(zero, 0)
     kept.write_text(kept.read_text().replace(": 2,", ": 3,"))
-    assert [at["step"] for at in plan.run(zero, 0)] == [0, 3], "read back, not made again"
+    assert [found["step"] for found in plan.run(zero, 0)] == [0, 3], "trained again, not read back"
     others = {plan.path(zero, 1), seeded_runs.Plan(tmp_path, (0, 3), SmallTask()).path(zero, 0), plan.path(gaussian, 0)}
     assert kept not in others and len(others) == 3
 
 
-def test_steps_to_a_share_of_the_way() -> None:
+def test_steps_to_a_share_of_the_distance() -> None:
     curve = [{"step": step, "following": value} for step, value in ((0, 0.2), (10, 0.2), (20, 0.6), (30, 1.0))]
     assert recipes.steps_to(curve, 0.5, 0.2, 1.0) == pytest.approx(20)
     assert recipes.steps_to(curve, 0.25, 0.2, 1.0) == pytest.approx(15)
     assert recipes.steps_to(curve, 0.0, 0.2, 1.0) == 0
     assert recipes.steps_to(curve, 1.1, 0.2, 1.0) is None
-    result = recipes.summary({"one": [curve, curve[:2]]}, 0.2, 1.0, {"one": {"start": 2.0, "step": 0.5}})
-    numbers = result["recipes"]["one"]
+    result = recipes.summary({"recipe": [curve, curve[:2]]}, 0.2, 1.0, {"recipe": {"start": 2.0, "step": 0.5}})
+    numbers = result["recipes"]["recipe"]
     assert numbers["steps_to_0.5"] == [pytest.approx(20), None] and numbers["seconds_to_0.5"] == [12.0, None]
     assert "20 (20 to 20, 1 never)" in recipes.table(result)
 
 
 @pytest.mark.parametrize(("step", "share"), [(0, 0.0), (50, 0.0), (100, 0.5), (150, 1.0), (900, 1.0)])
-def test_noisy_latents_come_in(step: int, share: float) -> None:
+def test_noisy_latents_fade_in(step: int, share: float) -> None:
     convolution, x = torch.nn.Conv2d(4, 8, 3, padding=1), noise(2, 4, 8, 8, seed=3)
-    coming_in = recipes.ComingIn(convolution, SimpleNamespace(step=step))
+    fading_in = recipes.FadingIn(convolution, SimpleNamespace(step=step))
     with torch.no_grad():
-        assert torch.equal(coming_in(x), convolution(share * x))
+        assert torch.equal(fading_in(x), convolution(share * x))
 
 
 def drawn(hint_scores: list[list[float]]) -> list[dict[str, Any]]:
     """A curve whose hints have these scores, at every 10th step."""
     columns = zip(*hint_scores, strict=True)
-    return [{"step": 10 * row, "scores": at, "following": fmean(at)} for row, at in enumerate(columns)]
+    return [{"step": 10 * row, "scores": scores, "following": fmean(scores)} for row, scores in enumerate(columns)]
 
 
 def test_hints_that_jump_are_told_from_hints_that_rise_as_their_smooth_mean_does() -> None:
     jumps = [10 + 2 * hint for hint in range(16)]
     noises = noise(16, 60, seed=4).mul(0.03).tolist()
     jumping = [
-        [(0.2 if place < jump else 0.9) + noises[hint][place] for place in range(60)] for hint, jump in enumerate(jumps)
+        [(0.2 if index < jump else 0.9) + noises[hint][index] for index in range(60)] for hint, jump in enumerate(jumps)
     ]
     curve = drawn(jumping)
-    assert convergence.own_rise([(at["step"], at["following"]) for at in curve], 0.95).pace == "gradual"
+    assert convergence.own_rise(convergence.of_mean(curve), 0.95).pace == "gradual"
     found = convergence.paces(convergence.of_hints(curve), 0.95)
     assert (found["hints"], found["converged"], found["sudden"]) == (16, 16, 16)
     smooth = convergence.paces(convergence.risen_as_the_mean(curve, 0), 0.95)
@@ -118,10 +118,10 @@ def test_edges_count_within_a_pixel_and_both_ways() -> None:
     assert photographs.edge_f1(both, line) == photographs.edge_f1(line, both) == pytest.approx(2 / 3)
 
 
-def test_similarity_is_one_for_the_same_picture_alone() -> None:
-    one, other = noise(3, 32, 32, seed=1).sigmoid(), noise(3, 32, 32, seed=2).sigmoid()
-    assert photographs.similarity(one, one) == pytest.approx(1.0)
-    assert photographs.similarity(one, other) < 0.3
+def test_similarity_is_1_only_for_the_same_picture() -> None:
+    a, b = noise(3, 32, 32, seed=1).sigmoid(), noise(3, 32, 32, seed=2).sigmoid()
+    assert photographs.similarity(a, a) == pytest.approx(1.0)
+    assert photographs.similarity(a, b) < 0.3
 
 
 def test_crops_are_keyed_and_held_out_ones_are_of_other_pictures() -> None:

@@ -44,14 +44,14 @@ def test_the_words_of_the_captions_are_one_token_each(folder: Path) -> None:
     assert tokens.ends.tolist() == [8]
 
 
-def test_open_clip_pads_with_zeros_behind_the_same_prompt(folder: Path) -> None:
+def test_open_clip_pads_with_zeros_after_the_same_prompt(folder: Path) -> None:
     end, zero = (PromptTokenizer(folder, replace(CLIP_TINY, pad_token=pad))(["red"]) for pad in ("end", "zero"))
     assert end.ids[0, :3].tolist() == zero.ids[0, :3].tolist()
     assert set(end.ids[0, 3:].tolist()) == {end.ids[0, 2].item()}
     assert set(zero.ids[0, 3:].tolist()) == {0}
 
 
-def test_a_prompt_that_is_too_long_is_cut_aloud(folder: Path) -> None:
+def test_a_prompt_that_is_too_long_is_cut_with_a_warning(folder: Path) -> None:
     with pytest.warns(PromptTruncatedWarning, match="not read: '.*last'"):
         tokens = PromptTokenizer(folder, CLIP_TINY)(["red " * 80 + "last"])
     assert tokens.ids.shape == (1, LENGTH)
@@ -81,7 +81,7 @@ def test_missing_broken_and_foreign_files_are_named(folder: Path, tmp_path: Path
         PromptTokenizer(folder, replace(CLIP_TINY, vocabulary=100))
 
 
-def test_a_tokenizer_is_found_beside_the_file_and_in_the_cache(
+def test_a_tokenizer_is_found_next_to_the_file_and_in_the_cache(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))

@@ -29,8 +29,8 @@ from tests.support.bits import same_bits
 from tests.support.reduced import noise, randomised
 
 SCHEDULE = NoiseSchedule.scaled_linear()
-# With 32 channels each group of a norm is one channel, and such a norm takes away every bias and time embedding in
-# front of it, so that these have no gradient at all. With 64 channels they have one.
+# With 32 channels each group of a norm is one channel, and such a norm removes every bias and time embedding before it,
+# so that these have no gradient at all. With 64 channels they have one.
 WIDE = replace(SMALL.unet, model_channels=64, head_channels=64)
 
 
@@ -70,11 +70,11 @@ def test_gradients_arrive_in_order() -> None:
         optimizer.step()
 
     output = ("zero_convolutions.", "middle_zero_convolution.")
-    behind_one_more = ("encoder.", "hint_encoder.zero_convolution.")
-    begins = (output, output + behind_one_more, "")
-    expected = ({name for name in steps[0] if name.startswith(begin)} for begin in begins)
+    one_layer_before = ("encoder.", "hint_encoder.zero_convolution.")
+    prefixes = (output, output + one_layer_before, "")
+    expected = ({name for name in steps[0] if name.startswith(prefix)} for prefix in prefixes)
     for number, (sizes, names) in enumerate(zip(steps, expected, strict=True), start=1):
-        floor = 1e-9 * max(sizes.values())  # what only rounding leaves is some 1e-16 of the largest
+        floor = 1e-9 * max(sizes.values())  # rounding leaves about 1e-16 of the largest
         assert {name for name in sizes if sizes[name] > floor} == names, f"trained in step {number}"
         assert not any(sizes[name] for name in sizes.keys() - names), f"not exactly 0 in step {number}"
 
@@ -118,18 +118,17 @@ def test_two_nets_add_and_strength_0_is_no_control() -> None:
         output: Tensor = unet(*inputs, residuals=stack.residuals(step))
         return output
 
-    one, other = (net(step.x, given.hints, *inputs[1:]) for net in nets)
+    first_net, second_net = (net(step.x, given.hints, *inputs[1:]) for net in nets)
     features = unet.encode(*inputs)
-    rows = zip(features.skips, one.skips, other.skips, strict=True)
-    summed = Features(
-        tuple(skip + (a + b) for skip, a, b in rows), features.middle + (one.middle + other.middle), features.embedding
-    )
+    rows = zip(features.skips, first_net.skips, second_net.skips, strict=True)
+    middle = features.middle + (first_net.middle + second_net.middle)
+    summed = Features(tuple(skip + (a + b) for skip, a, b in rows), middle, features.embedding)
     plain, both = unet(*inputs), controlled(1.0)
     worst = (both - unet.decode(summed, step.context)).abs().max().item()
     assert worst == 0, f"largest difference {worst}"
     assert (both - plain).abs().max() > 1e-2, "the nets change nothing, so the test shows nothing"
     assert same_bits(controlled(0.0), plain)
-    nothing: Residuals = (one + other).scaled(0.0)
+    nothing: Residuals = (first_net + second_net).scaled(0.0)
     assert same_bits(unet(*inputs, residuals=nothing), plain)
 
 
@@ -147,7 +146,7 @@ class SelfAttention(nn.Module):
 
 @dataclass(frozen=True)
 class Case:
-    """A block, the channels of what it takes and gives, the shape of `x`, and what else it takes."""
+    """A block, the channels of its input and output, the shape of `x`, and its further arguments."""
 
     block: nn.Module
     channels: tuple[int, int]
@@ -193,7 +192,7 @@ def first(output: Tensor | tuple[Tensor, ...]) -> Tensor:
 
 
 def frozen(block: nn.Module) -> nn.Module:
-    """The block alone, as it is locked: torch's attention rounds otherwise where gradients are wanted."""
+    """The block alone, locked: torch's attention rounds differently where gradients are needed."""
     return randomised(copy.deepcopy(block)).double().train(False).requires_grad_(False)
 
 
@@ -236,8 +235,8 @@ def test_locked_means_locked_while_everything_around_it_trains(kind: str) -> Non
     x, condition = noise(*case.shape, seed=6).double(), noise(*case.shape, seed=7).double()
     optimizer = torch.optim.SGD(controlled.parameters(), lr=1e-2)
 
-    nn.Sequential(controlled).train()  # as the whole of a model is
-    torch.manual_seed(0)  # of the copy's dropout
+    nn.Sequential(controlled).train()  # as a whole model is set
+    torch.manual_seed(0)  # for the copy's dropout
     assert controlled.trainable_copy.training
     assert same_bits(first(controlled(x, condition, *case.others)), first(original(x, *case.others))), "at the start"
     for _ in range(3):

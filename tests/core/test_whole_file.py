@@ -1,4 +1,4 @@
-"""A file or a folder is whole or not there, whatever ends its writing."""
+"""A file or a folder is written whole or not at all, however its writing ends."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_a_folder_takes_its_place_when_it_is_whole(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])
-def test_what_was_there_outlives_a_writing_that_ends_early(tmp_path: Path, error: type[BaseException]) -> None:
+def test_what_was_there_survives_a_write_that_ends_early(tmp_path: Path, error: type[BaseException]) -> None:
     file, folder = tmp_path / "file", tmp_path / "folder"
     write_whole(file, b"old")
     folder.mkdir()

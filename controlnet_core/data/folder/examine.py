@@ -1,4 +1,4 @@
-"""Looks through a folder of pictures before any training, and says all that is wrong with it at once."""
+"""Examines a folder of pictures before training, and reports all its faults at once."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from ...errors import DatasetError
 from ..dataset import Progress
 from ..held_out import held_out_count
 from ..hints import HintKind
-from .faults import EVEN_STEP, OTHER_ASPECT, UNEQUAL, UNEVEN, UNREADABLE, Fault, words
+from .faults import EVEN_STEP, OTHER_ASPECT, UNEQUAL, UNEVEN, UNREADABLE_PICTURE, Fault, description
 from .find import FoundPairs, PairFiles, find_pairs
 from .folder_dataset import check_choices, in_pixels, load_picture
 
-NAMED = 8
+NAMED_IN_REPORTS = 8
 """Places of each fault that a report names."""
 READERS = 4
-"""Pictures that are decoded at a time."""
+"""Pictures that are decoded at the same time."""
 FEW = 100
 """Pairs below which a net hardly learns anything."""
 HUGE_PICTURE = 64_000_000
@@ -35,8 +35,8 @@ HUGE_PICTURE = 64_000_000
 SIZES_SHOWN = 3
 PLAIN_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK")
 """Kinds of picture, as Pillow calls them, of which no pixel can be out of range."""
-NO_CAPTION = Fault("pictures without a caption", "a caption for each", "they are learned with the empty one")
-SMALL = Fault("pictures smaller than the size of training", "larger pictures", "they are enlarged")
+NO_CAPTION = Fault("pictures without a caption", "a caption for each", "they get the empty caption")
+SMALL = Fault("pictures smaller than the training size", "larger pictures", "they are enlarged")
 HUGE = Fault(
     what=f"pictures of over {HUGE_PICTURE // 1_000_000} million pixels",
     expected="smaller pictures",
@@ -48,13 +48,13 @@ Sides = tuple[int, int]
 
 @dataclass(frozen=True)
 class FolderReport:
-    """What there is to say about a folder.
+    """The result of examining a folder.
 
     Attributes:
         pairs: How many pairs were found.
-        problems: What a run on the folder would fail on.
-        warnings: What can be used but may not be what was meant.
-        facts: What else is known.
+        problems: Faults on which training would fail.
+        warnings: Data that can be used but may not be what was meant.
+        facts: Layout, held-out pairs and sizes.
     """
 
     pairs: int
@@ -64,7 +64,7 @@ class FolderReport:
 
     @property
     def text(self) -> str:
-        """The report in lines."""
+        """The report as lines of text."""
         lines = [_counted(self.pairs)]
         for title, notes in (("Problems", self.problems), ("Warnings", self.warnings), ("Facts", self.facts)):
             lines += [f"{title}:", *(f"  - {note}" for note in notes)] if notes else []
@@ -72,21 +72,21 @@ class FolderReport:
 
 
 @dataclass(frozen=True)
-class _Look:
-    """What one file holds: its sides, or why it cannot be read; and a hash of its bytes."""
+class _Scan:
+    """The content of one file: its sides, or why it cannot be read; and a hash of its bytes."""
 
     sides: Sides | None
     fault: str
     content: bytes
 
 
-Looks = Mapping[Path, _Look]
+Scans = Mapping[Path, _Scan]
 
 
 def examine(
     path: str | Path, size: int | None = None, hint: HintKind = "files", progress: Progress | None = None
 ) -> FolderReport:
-    """Look through a folder for `FolderDataset`, and decode all its pictures and hints.
+    """Examine a folder for `FolderDataset`: find its pairs and decode all pictures and hints.
 
     Arguments:
         path: The folder.
@@ -95,42 +95,42 @@ def examine(
         progress: Told how many files are read; it is called from the calling thread, and may raise to stop.
 
     Raises:
-        DatasetError: If the size or the kind of hint is impossible. What is wrong with the data is never raised.
+        DatasetError: If the size or the kind of hint is impossible. Faults of the data are only reported.
     """
     check_choices(size, hint)
     folder = Path(path)
     found = find_pairs(folder, with_hints=hint == "files")
-    looks = _look_at(list(dict.fromkeys(path for files in found.pairs for path in files.paths)), progress)
-    faults = {**found.faults, **_broken(folder, found.pairs, looks, size)}
+    scans = _scan_all(list(dict.fromkeys(path for files in found.pairs for path in files.paths)), progress)
+    faults = {**found.faults, **_faults(folder, found.pairs, scans, size)}
     return FolderReport(
         pairs=len(found.pairs),
         problems=tuple(_note(fault, places) for fault, places in faults.items()),
-        warnings=_warnings(folder, found.pairs, looks, size),
-        facts=_facts(found, looks),
+        warnings=_warnings(folder, found.pairs, scans, size),
+        facts=_facts(found, scans),
     )
 
 
-def _look_at(paths: Sequence[Path], progress: Progress | None) -> Looks:
+def _scan_all(paths: Sequence[Path], progress: Progress | None) -> Scans:
     """Decode all files."""
-    looks: dict[Path, _Look] = {}
+    scans: dict[Path, _Scan] = {}
     pool = ThreadPoolExecutor(min(READERS, os.cpu_count() or 1))
     try:
-        for path, look in zip(paths, pool.map(_look, paths), strict=True):
-            looks[path] = look
+        for path, scan in zip(paths, pool.map(_scan, paths), strict=True):
+            scans[path] = scan
             if progress is not None:
-                progress(len(looks), len(paths))
+                progress(len(scans), len(paths))
     finally:
         pool.shutdown(cancel_futures=True)
-    return looks
+    return scans
 
 
-def _look(path: Path) -> _Look:
+def _scan(path: Path) -> _Scan:
     try:
         sides = _sides(path)
         with path.open("rb") as file:
-            return _Look(sides, "", hashlib.file_digest(file, "blake2b").digest())
+            return _Scan(sides, "", hashlib.file_digest(file, "blake2b").digest())
     except (DatasetError, OSError) as error:
-        return _Look(None, error.found if isinstance(error, DatasetError) else str(error), b"")
+        return _Scan(None, error.found if isinstance(error, DatasetError) else str(error), b"")
 
 
 def _sides(path: Path) -> Sides:
@@ -140,53 +140,59 @@ def _sides(path: Path) -> Sides:
         if image.mode in PLAIN_MODES:
             width, height = ImageOps.exif_transpose(image).size
             return height, width
-    # Many times slower: it looks at each number, and says what is wrong.
+    # Many times slower: this checks every number, and says what is wrong.
     height, width = load_picture(path).shape[-2:]
     return height, width
 
 
-def _broken(folder: Path, pairs: Sequence[PairFiles], looks: Looks, size: int | None) -> dict[Fault, list[str]]:
-    """What the decoded files show to be wrong."""
-    slanted = [files.hint for files in pairs if _is_slanted(looks[files.image], looks[files.hint])]
+def _faults(folder: Path, pairs: Sequence[PairFiles], scans: Scans, size: int | None) -> dict[Fault, list[str]]:
+    """The faults that the decoded files show."""
+    other_aspect = [files.hint for files in pairs if _differs_in_aspect(scans[files.image], scans[files.hint])]
     faults = {
-        UNREADABLE: [look.fault.replace(f"{folder}{os.sep}", "") for look in looks.values() if look.sides is None],
-        OTHER_ASPECT: _sized(folder, slanted, looks),
+        UNREADABLE_PICTURE: [
+            scan.fault.replace(f"{folder}{os.sep}", "") for scan in scans.values() if scan.sides is None
+        ],
+        OTHER_ASPECT: _with_sizes(folder, other_aspect, scans),
     }
     if size is None:
-        faults |= _misfits(folder, pairs, looks)
+        faults |= _size_faults(folder, pairs, scans)
     return {fault: places for fault, places in faults.items() if places}
 
 
-def _is_slanted(image: _Look, hint: _Look) -> bool:
+def _differs_in_aspect(image: _Scan, hint: _Scan) -> bool:
     """Whether a hint has another aspect than its picture."""
     if image.sides is None or hint.sides is None:
         return False
     return crop_note(torch.empty(1, 1, *hint.sides, device="meta"), *image.sides) is not None
 
 
-def _misfits(folder: Path, pairs: Sequence[PairFiles], looks: Looks) -> dict[Fault, list[str]]:
-    """What is wrong with the sizes of pictures that are taken as they are: the first gives all others theirs."""
-    readable = [files.image for files in pairs if looks[files.image].sides is not None]
-    sides = [looks[path].sides for path in readable]
-    uneven = [path for path in readable[:1] if any(side % EVEN_STEP for side in looks[path].sides or ())]
+def _size_faults(folder: Path, pairs: Sequence[PairFiles], scans: Scans) -> dict[Fault, list[str]]:
+    """The faults in the sizes of pictures that are not resized: the first picture sets the size of all."""
+    readable = [files.image for files in pairs if scans[files.image].sides is not None]
+    sides = [scans[path].sides for path in readable]
+    uneven = [path for path in readable[:1] if any(side % EVEN_STEP for side in scans[path].sides or ())]
     unequal = [path for path, own in zip(readable, sides, strict=True) if own != sides[0]]
-    return {UNEVEN: _sized(folder, uneven, looks), UNEQUAL: _sized(folder, unequal, looks)}
+    return {UNEVEN: _with_sizes(folder, uneven, scans), UNEQUAL: _with_sizes(folder, unequal, scans)}
 
 
-def _sized(folder: Path, paths: Sequence[Path], looks: Looks) -> list[str]:
-    """Files as seen from the folder, with their sizes."""
-    return [f"{path.relative_to(folder).as_posix()} ({in_pixels(looks[path].sides or (0, 0))})" for path in paths]
+def _with_sizes(folder: Path, paths: Sequence[Path], scans: Scans) -> list[str]:
+    """Paths of files relative to the folder, with their sizes."""
+    return [f"{path.relative_to(folder).as_posix()} ({in_pixels(scans[path].sides or (0, 0))})" for path in paths]
 
 
-def _warnings(folder: Path, pairs: Sequence[PairFiles], looks: Looks, size: int | None) -> tuple[str, ...]:
-    """What can be used but may not be what was meant."""
-    bare = [files.image.relative_to(folder).as_posix() for files in pairs if files.caption is None]
-    images = {files.image: sides for files in pairs if (sides := looks[files.image].sides) is not None}
+def _warnings(folder: Path, pairs: Sequence[PairFiles], scans: Scans, size: int | None) -> tuple[str, ...]:
+    """The warnings about data that can be used but may not be what was meant."""
+    without_caption = [files.image.relative_to(folder).as_posix() for files in pairs if files.caption is None]
+    images = {files.image: sides for files in pairs if (sides := scans[files.image].sides) is not None}
     small = [path for path, sides in images.items() if min(sides) < (size or 0)]
     large = [path for path, sides in images.items() if math.prod(sides) > HUGE_PICTURE]
-    hints = [looks[files.hint].content for files in pairs]
-    concerned = {NO_CAPTION: bare, SMALL: _sized(folder, small, looks), HUGE: _sized(folder, large, looks)}
-    notes = [_note(fault, places) for fault, places in concerned.items() if places]
+    hints = [scans[files.hint].content for files in pairs]
+    faults = {
+        NO_CAPTION: without_caption,
+        SMALL: _with_sizes(folder, small, scans),
+        HUGE: _with_sizes(folder, large, scans),
+    }
+    notes = [_note(fault, places) for fault, places in faults.items() if places]
     if 0 < len(pairs) < FEW:
         notes.append(f"only {_counted(len(pairs))}: a net needs hundreds at least")
     if len(hints) > 1 and len(set(hints)) == 1:
@@ -199,15 +205,15 @@ def _counted(pairs: int) -> str:
 
 
 def _note(fault: Fault, places: Sequence[str]) -> str:
-    return f"{words(fault, places, NAMED)}; {fault.do}"
+    return f"{description(fault, places, NAMED_IN_REPORTS)}; {fault.do}"
 
 
-def _facts(found: FoundPairs, looks: Looks) -> tuple[str, ...]:
+def _facts(found: FoundPairs, scans: Scans) -> tuple[str, ...]:
     """How the pairs were found, how many are held out, and the sizes of the pictures."""
     facts = [f"layout: {found.layout}"]
-    if kept := held_out_count(len(found.pairs)):
-        facts.append(f"{_counted(kept)} are kept from training, to measure it")
-    sizes = Counter(sides for files in found.pairs if (sides := looks[files.image].sides) is not None)
+    if held_out := held_out_count(len(found.pairs)):
+        facts.append(f"{_counted(held_out)} are held out to measure the training")
+    sizes = Counter(sides for files in found.pairs if (sides := scans[files.image].sides) is not None)
     if sizes:
         small, large = min(sizes, key=math.prod), max(sizes, key=math.prod)
         common = ", ".join(f"{in_pixels(sides)} ({count} times)" for sides, count in sizes.most_common(SIZES_SHOWN))

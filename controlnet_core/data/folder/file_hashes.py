@@ -1,4 +1,4 @@
-"""Hashes of files by their content, kept in an index, so that a file is read again only where it may have changed."""
+"""Hashes of files by content, kept in an index, so that a file is read again only if it may have changed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ...errors import DatasetError
 from ...whole_file import writing
 
 SETTLED = 2.0
-"""Seconds after which a file's time of change tells it from a later one: some file systems count in steps of 2 s."""
+"""Seconds after a change until a later one surely has another time: some file systems count in steps of 2 s."""
 TABLE = "CREATE TABLE IF NOT EXISTS files (path TEXT PRIMARY KEY, size INTEGER, changed INTEGER, hash TEXT)"
 
 
@@ -22,10 +22,10 @@ def hash_files(paths: Sequence[Path], index: Path | None = None) -> list[str]:
 
     Arguments:
         paths: The files.
-        index: Where hashes are kept, by path, size and time of change; None reads every file.
+        index: The file that keeps hashes, by path, size and time of change; None reads every file.
 
     Returns:
-        A hash of each file, in their order.
+        The hash of each file, in order.
 
     Raises:
         DatasetError: If a file cannot be read.
@@ -37,7 +37,7 @@ def hash_files(paths: Sequence[Path], index: Path | None = None) -> list[str]:
         index.parent.mkdir(parents=True, exist_ok=True)
         try:
             with closing(sqlite3.connect(index, timeout=60, isolation_level=None)) as connection:
-                connection.execute("PRAGMA synchronous = OFF")  # what is lost with the power is hashed again
+                connection.execute("PRAGMA synchronous = OFF")  # hashes lost in a power failure are computed again
                 connection.execute(TABLE)
                 return [_known_hash(path.resolve(), connection) for path in paths]
         except sqlite3.Error as error:
@@ -45,7 +45,7 @@ def hash_files(paths: Sequence[Path], index: Path | None = None) -> list[str]:
 
 
 def _known_hash(path: Path, connection: sqlite3.Connection) -> str:
-    """The hash of a file, read from the index where its size and time are those that are kept there."""
+    """The hash of a file, from the index if size and time are unchanged, else from the file."""
     state = _state(path)
     row = connection.execute("SELECT size, changed, hash FROM files WHERE path = ?", (str(path),)).fetchone()
     if row is not None and row[:2] == state:
@@ -75,5 +75,5 @@ def _hash(path: Path) -> str:
 
 def _unreadable(path: Path, error: OSError) -> DatasetError:
     return DatasetError(
-        found=f"that {path} cannot be read ({error.strerror})", expected="a picture", do="replace it, or take it away"
+        found=f"that {path} cannot be read ({error.strerror})", expected="a picture", do="replace it or remove it"
     )

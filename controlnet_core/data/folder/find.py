@@ -1,4 +1,4 @@
-"""Finds pairs of pictures and hints in a folder; the layouts are those that `folder` describes."""
+"""Finds pairs of pictures and hints in a folder; `folder_dataset` describes the layouts."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from PIL import Image
 from .faults import (
     BROKEN_LINE,
     CAPTIONS,
-    DOUBLE,
+    DUPLICATE_NAME,
     EMPTY,
     HINTS,
     IMAGES,
@@ -23,10 +23,10 @@ from .faults import (
     NO_FOLDER,
     NO_LAYOUT,
     NO_PICTURE,
-    NO_TEXT,
     OUTSIDE,
-    UNLISTED,
     UNPAIRED,
+    UNREADABLE_FOLDER,
+    UNREADABLE_TEXT,
     Fault,
     Faults,
 )
@@ -34,7 +34,7 @@ from .faults import (
 
 @dataclass(frozen=True)
 class PairFiles:
-    """Where a pair is found; `hint` is the picture itself where hints are made, `caption` None where there is none."""
+    """The files of a pair; `hint` is the picture itself if hints are made from it, `caption` None if there is none."""
 
     image: Path
     hint: Path
@@ -42,7 +42,7 @@ class PairFiles:
 
     @property
     def paths(self) -> tuple[Path, ...]:
-        """The files of the pair."""
+        """The distinct files of the pair."""
         return (self.image,) if self.hint == self.image else (self.image, self.hint)
 
 
@@ -51,9 +51,9 @@ class FoundPairs:
     """What a folder holds.
 
     Attributes:
-        pairs: The whole pairs.
-        faults: What keeps others from being one, and what else is wrong.
-        layout: How the pairs were found, in words.
+        pairs: The complete pairs.
+        faults: Everything that is wrong, such as files without a partner.
+        layout: How the pairs were found, as a report says it.
     """
 
     pairs: tuple[PairFiles, ...]
@@ -63,7 +63,7 @@ class FoundPairs:
 
 @dataclass(frozen=True)
 class _Columns:
-    """The names under which a list holds picture, hint and caption; the first that is there counts."""
+    """The keys of picture, hint and caption in a line of a list; the first one present counts."""
 
     image: tuple[str, ...]
     hint: tuple[str, ...]
@@ -85,20 +85,20 @@ def find_pairs(folder: Path, with_hints: bool = True) -> FoundPairs:
 
     Arguments:
         folder: The folder.
-        with_hints: Whether each picture needs the file of a hint; else hints are not looked for.
+        with_hints: Whether each picture needs a hint file; otherwise hints are ignored.
     """
-    return _Search(folder, with_hints).found()
+    return _Search(folder, with_hints).run()
 
 
 class _Search:
-    """One look through a folder, which notes faults as it meets them."""
+    """One search through a folder, which collects faults."""
 
     def __init__(self, folder: Path, with_hints: bool) -> None:
         self._folder = folder
         self._with_hints = with_hints
         self._faults: dict[Fault, list[str]] = {}
 
-    def found(self) -> FoundPairs:
+    def run(self) -> FoundPairs:
         pairs, layout = self._pairs()
         if not pairs and not self._faults:
             self._note(EMPTY if self._with_hints else NO_PICTURE)
@@ -107,8 +107,8 @@ class _Search:
     def _note(self, fault: Fault, *places: str) -> None:
         self._faults.setdefault(fault, []).extend(places)
 
-    def _inside(self, path: Path) -> str:
-        """A file's name as seen from the folder."""
+    def _relative(self, path: Path) -> str:
+        """A file's path relative to the folder."""
         return path.relative_to(self._folder).as_posix()
 
     def _pairs(self) -> tuple[list[PairFiles], str]:
@@ -130,23 +130,23 @@ class _Search:
         return self._pictures(self._folder), "NAME and NAME.txt"
 
     def _named_pairs(self, image_folder: Path, hint_folder: Path) -> list[PairFiles]:
-        """Pair pictures and hints by their names without ending."""
-        images, hints = self._by_name(image_folder, _readable()), self._by_name(hint_folder, _readable())
-        lonely = [images.get(name) or hints[name] for name in sorted(images.keys() ^ hints.keys())]
-        if lonely:
-            self._note(UNPAIRED, *map(self._inside, lonely))
+        """Pair pictures and hints by their names without extension."""
+        images, hints = (self._by_name(folder, _picture_extensions()) for folder in (image_folder, hint_folder))
+        unpaired = [images.get(name) or hints[name] for name in sorted(images.keys() ^ hints.keys())]
+        if unpaired:
+            self._note(UNPAIRED, *map(self._relative, unpaired))
         captions = self._captions(image_folder, images)
-        whole = sorted(images.keys() & hints.keys())
-        return [PairFiles(images[name], hints[name], captions.get(name)) for name in whole]
+        paired = sorted(images.keys() & hints.keys())
+        return [PairFiles(images[name], hints[name], captions.get(name)) for name in paired]
 
     def _pictures(self, folder: Path) -> list[PairFiles]:
-        """The pictures of a folder, which need no hints."""
-        images = self._by_name(folder, _readable())
+        """The pictures of a folder, from which hints are made."""
+        images = self._by_name(folder, _picture_extensions())
         captions = self._captions(folder, images)
         return [PairFiles(images[name], images[name], captions.get(name)) for name in sorted(images)]
 
     def _captions(self, folder: Path, images: Collection[str]) -> dict[str, str | None]:
-        """The captions of pictures by name, from texts beside them or in a folder of their own."""
+        """The captions of pictures by name, from text files next to them or in a folder of their own."""
         texts = self._by_name(folder, (".txt",)) | self._by_name(self._folder / CAPTIONS, (".txt",))
         return {name: self._caption(texts[name]) for name in sorted(texts) if name in images}
 
@@ -154,25 +154,25 @@ class _Search:
         text = self._text(path)
         return None if text is None else text.strip()
 
-    def _by_name(self, folder: Path, endings: Collection[str]) -> dict[str, Path]:
-        """The files with certain endings by their names without them; hidden files are passed over."""
+    def _by_name(self, folder: Path, extensions: Collection[str]) -> dict[str, Path]:
+        """The files with certain extensions, by name without extension; hidden files are skipped."""
         found: dict[str, Path] = {}
         for path in self._entries(folder):
-            if path.name.startswith(".") or path.suffix.lower() not in endings or not path.is_file():
+            if path.name.startswith(".") or path.suffix.lower() not in extensions or not path.is_file():
                 continue
-            # Some systems store an accented letter as one sign, others as a letter and its accent.
+            # Some systems store an accented letter as one character, others as a letter and its accent.
             name = unicodedata.normalize("NFC", path.stem)
             if name in found:
-                self._note(DOUBLE, f"both {self._inside(found[name])} and {self._inside(path)}")
+                self._note(DUPLICATE_NAME, f"both {self._relative(found[name])} and {self._relative(path)}")
             found.setdefault(name, path)
         return found
 
     def _entries(self, folder: Path) -> list[Path]:
-        """All that is in a folder; nothing where there is none."""
+        """The content of a folder; empty if there is no folder."""
         try:
             return sorted(folder.iterdir()) if folder.is_dir() else []
         except OSError as error:
-            self._note(UNLISTED, str(error))
+            self._note(UNREADABLE_FOLDER, str(error))
             return []
 
     def _listed_pairs(self, name: str, columns: _Columns) -> Iterator[PairFiles]:
@@ -183,7 +183,7 @@ class _Search:
                 continue
             missing = [path for path in entry.paths if not os.path.isfile(path)]
             if missing:
-                self._note(MISSING, *map(self._inside, missing))
+                self._note(MISSING, *map(self._relative, missing))
             else:
                 yield entry
 
@@ -200,23 +200,23 @@ class _Search:
             return None
         image, hint, caption = values
         files = (image, hint) if hint is not None and self._with_hints else (image,)
-        if outside := [file for file in files if _leaves(file)]:
+        if outside := [file for file in files if _is_outside(file)]:
             self._note(OUTSIDE, f"{place}: {outside[0]}")
             return None
         paths = [self._folder / file for file in files]
         return PairFiles(paths[0], paths[-1], caption)
 
     def _text(self, path: Path) -> str | None:
-        """Read a text; None, with a note, if that fails."""
+        """Read a text file; None, with a note, if that fails."""
         try:
             return path.read_text(encoding="utf-8-sig")
         except (OSError, UnicodeDecodeError) as error:
-            self._note(NO_TEXT, f"{self._inside(path)}: {error}")
+            self._note(UNREADABLE_TEXT, f"{self._relative(path)}: {error}")
             return None
 
 
 def _values(entry: Mapping[str, object], columns: _Columns) -> tuple[str, str | None, str | None] | None:
-    """Picture, hint and caption of a line; None if one is no text, or the picture is not there."""
+    """Picture, hint and caption of a line; None if one is no string or the picture is missing."""
     image, hint, caption = (_first(entry, names) for names in (columns.image, columns.hint, columns.caption))
     if not (isinstance(image, str) and isinstance(hint, str | None) and isinstance(caption, str | None)):
         return None
@@ -229,18 +229,18 @@ def _first(entry: Mapping[str, object], names: tuple[str, ...]) -> object:
 
 
 def _wrong_line(columns: _Columns, with_hints: bool) -> Fault:
-    """The fault of a line that lacks something; it shows what a line looks like."""
+    """The fault of a line that lacks a value; it shows a correct line."""
     example = {columns.image[0]: "picture.png", columns.hint[0]: "hint.png", columns.caption[0]: "a caption"}
     if not with_hints:
         del example[columns.hint[0]]
-    return Fault("lines without what is needed", json.dumps(example), "correct the line")
+    return Fault("lines that lack a value", json.dumps(example), "correct the line")
 
 
-def _leaves(file: str) -> bool:
-    """Whether a path leads out of the folder that it starts in."""
+def _is_outside(file: str) -> bool:
+    """Whether a relative path leaves its folder, or a path is absolute."""
     return bool(Path(file).anchor) or Path(os.path.normpath(file)).parts[:1] == ("..",)
 
 
-def _readable() -> set[str]:
-    """The endings of all pictures that can be read."""
-    return {ending for ending, kind in Image.registered_extensions().items() if kind in Image.OPEN}
+def _picture_extensions() -> set[str]:
+    """The extensions of all image files that can be read."""
+    return {extension for extension, kind in Image.registered_extensions().items() if kind in Image.OPEN}

@@ -1,15 +1,15 @@
 """Pairs of pictures and hints from a folder on disk, in one of three layouts.
 
 By name: `images/NAME.png` and `hints/NAME.png`, with the caption in `captions/NAME.txt` or `images/NAME.txt`. Any kind
-of image file will do, and the two need not be of one kind.
+of image file will do, and the two may be of different kinds.
 
 By list, as in fill50k: `prompt.json` holds one JSON object a line, whose "source" is the file of the hint, "target"
-that of the picture and "prompt" the caption. Where there is such a list, only what it names is looked at.
+that of the picture and "prompt" the caption. If there is a list, only the files that it names count.
 
 By list, as Hugging Face does: `metadata.jsonl` likewise, with the picture in "file_name" or "image", the hint in
 "conditioning_image", "conditioning_image_file_name" or "hint", and the caption in "text", "caption" or "prompt".
 
-Where hints are made of the pictures, none are looked for, and the pictures may lie in the folder itself.
+If hints are made from the pictures, hint files are ignored, and the pictures may be in the folder itself.
 """
 
 from __future__ import annotations
@@ -43,29 +43,29 @@ class DatasetWarning(UserWarning):
 
 
 class FolderDataset:
-    """The pairs of a folder, sorted by name or in the order of the list; pictures are read as they are asked for.
+    """The pairs of a folder, sorted by name or in the order of the list; a picture is read when its pair is indexed.
 
-    Pictures and hints are turned as their camera says; transparency is laid over black; grey becomes RGB.
+    Pictures and hints are rotated by their EXIF orientation; transparency is laid over black; grey becomes RGB.
     A picture without a caption gets the empty one, and a warning counts them.
 
     Arguments:
         path: The folder.
-        size: Pictures are resized until their short side has so many pixels, a multiple of 8, and the middle square is
-            cut out; hints likewise. None takes pictures as they are: all must have one size, a multiple of 64 each way.
-        hint: "files" reads the hints from the folder; "canny", "blur" and "grey" make them of the resized pictures.
+        size: Side of the pictures in pixels, a multiple of 8: the central square of each picture is resized to it;
+            hints likewise. None keeps pictures as they are: all must have one size, each side a multiple of 64.
+        hint: "files" reads the hints from the folder; "canny", "blur" and "grey" make them from the resized pictures.
         canny: The lower and the upper threshold of "canny", as `canny_hint` takes them.
         blur: The standard deviation of "blur", in pixels of the resized picture.
-        index: A file that keeps the hashes of pictures, so that they are read again only where they changed; None
-            reads all of them whenever the fingerprint is asked for.
+        index: A file that keeps the hashes of pictures, so that the fingerprint reads only those that changed; None
+            reads all of them.
 
     Attributes:
-        files: Where each pair is found.
+        files: The files of each pair.
 
     Raises:
-        DatasetError: If the folder is missing or has no layout, a picture or hint lacks its partner, two files claim
-            one name, a listed file is missing or outside the folder, there is no pair at all, a text is not UTF-8, or
-            the size or the kind of hint is impossible. A picture that cannot be read, and a hint of another aspect than
-            its picture, is an error when it is asked for.
+        DatasetError: If the folder is missing or has no layout, a picture or hint lacks its partner, two files share
+            a name, a listed file is missing or outside the folder, there is no pair, a text is not UTF-8, or the
+            size or the kind of hint is impossible. A picture that cannot be read, and a hint of another aspect than its
+            picture, is an error when its pair is indexed.
         HintError: If hints cannot be made: a parameter is impossible, or "canny" lacks kornia.
     """
 
@@ -81,7 +81,7 @@ class FolderDataset:
         check_choices(size, hint)
         self._maker = None if hint == "files" else HintMaker(hint, canny, blur)
         if self._maker is not None:
-            self._maker(torch.zeros(1, 3, SIDE_STEP, SIDE_STEP))  # better now than in the middle of training
+            self._maker(torch.zeros(1, 3, SIDE_STEP, SIDE_STEP))  # fail now, not in the middle of training
         found = find_pairs(Path(path), with_hints=hint == "files")
         if error := first_error(Path(path), found.faults):
             raise error
@@ -90,9 +90,10 @@ class FolderDataset:
         self._index = index
         self._resized = size is not None
         self._sides = (size, size) if size is not None else _common_sides(self.files[0].image)
-        bare = [files.image for files in self.files if files.caption is None]
-        if bare:
-            message = f"{len(bare)} of {len(self.files)} pictures have no caption, such as {bare[0]}: it is left empty"
+        without_caption = [files.image for files in self.files if files.caption is None]
+        if without_caption:
+            share = f"{len(without_caption)} of {len(self.files)}"
+            message = f"{share} pictures have no caption, such as {without_caption[0]}: they get the empty one"
             warnings.warn(message, DatasetWarning, stacklevel=2)
 
     def __len__(self) -> int:
@@ -102,7 +103,7 @@ class FolderDataset:
     def fingerprint(self) -> str:
         """Name the content: the bytes of pictures and hints, the captions, the size, and how hints are made.
 
-        Names and times of files, and the place of the folder, have no part in it.
+        Names and times of files, and the path of the folder, do not count.
 
         Raises:
             DatasetError: If a file cannot be read.
@@ -115,7 +116,7 @@ class FolderDataset:
         return digest("folder", self._size, *made, pairs)
 
     def __getitem__(self, index: int) -> Pair:
-        """Read pair `index`, which runs from 0.
+        """Read pair `index`, counted from 0.
 
         Raises:
             IndexError: If the index is negative or beyond the last pair.
@@ -147,7 +148,7 @@ class FolderDataset:
         return self.files[index]
 
     def _hint(self, files: PairFiles, fitted: Tensor, sides: Sequence[int]) -> Tensor:
-        """The hint of a picture of so many rows and columns, made of the fitted picture or read, (1, 3, H, W)."""
+        """The hint of a picture with these sides, made from the fitted picture or read, (1, 3, H, W)."""
         if self._maker is not None:
             return self._maker(fitted)
         hint = load_picture(files.hint)
@@ -160,17 +161,17 @@ class FolderDataset:
         return self._fitted(hint)
 
     def _hint_alone(self, files: PairFiles) -> Tensor:
-        """The hint of a pair, (1, 3, H, W); its picture is read only if the hint is made of it."""
+        """The hint of a pair, (1, 3, H, W); its picture is read only if the hint is made from it."""
         fitted = self._fitted(load_picture(files.hint))
         return fitted if self._maker is None else self._maker(fitted)
 
     def _fitted(self, pixels: Tensor) -> Tensor:
-        """Crop and resize (1, 3, H, W) to the sides of all pictures."""
+        """Crop and resize (1, 3, H, W) to the size of the dataset."""
         return fit_hint(pixels, *self._sides)
 
 
 def check_choices(size: int | None, hint: str) -> None:
-    """Check what a dataset is asked for.
+    """Check the size and the kind of hint of a dataset.
 
     Raises:
         DatasetError: If the size is no multiple of 8 pixels, or the kind of hint is unknown.
@@ -191,17 +192,17 @@ def load_picture(path: Path) -> Tensor:
         return load_image(path)
     except HintError as error:
         found = error.found if str(path) in error.found else f"{path}: {error.found}"
-        raise DatasetError(found, error.expected, "replace the file, or take the pair away") from error
+        raise DatasetError(found, error.expected, "replace the file or remove the pair") from error
 
 
 def in_pixels(sides: Sequence[int]) -> str:
-    """Height and width in words, the width first."""
+    """Height and width as text, the width first."""
     height, width = sides
     return f"{width} x {height} pixels"
 
 
 def _common_sides(path: Path) -> tuple[int, int]:
-    """Height and width of a picture that gives all others their size."""
+    """Height and width of the first picture, which sets the size of all others."""
     height, width = load_picture(path).shape[-2:]
     if height % EVEN_STEP or width % EVEN_STEP:
         raise DatasetError(
