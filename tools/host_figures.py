@@ -48,13 +48,13 @@ class Figure:
 
     Attributes:
         file: The test file that prints it, without its ending.
-        words: What was measured.
+        description: What was measured.
         pattern: The lines in which it is printed, a group around each number.
         choose: Which of the numbers is shown.
     """
 
     file: str
-    words: str
+    description: str
     pattern: str
     choose: Choice = as_said
 
@@ -118,7 +118,7 @@ def page(log: str) -> str:
         raise ValueError("found no line with the versions of ComfyUI and torch; expected the log of `make test-host`")
     parts = FILE.split(log)
     printed = dict(zip(parts[1::2], parts[2::2], strict=True))
-    lines = [f"| {one.words} | {read(one, printed.get(one.file, ''))} | `{one.file}.py` |" for one in FIGURES]
+    lines = [f"| {one.description} | {read(one, printed.get(one.file, ''))} | `{one.file}.py` |" for one in FIGURES]
     return INTRODUCTION.format(host=host[0]) + "\n".join(lines) + "\n"
 
 
@@ -133,7 +133,7 @@ def read(figure: Figure, text: str) -> str:
         return figure.choose(found)
     except ValueError as error:
         raise ValueError(
-            f"found no figure of {figure.file}.py for: {figure.words} ({error}); expected the log of a run in which it "
+            f"found no figure of {figure.file}.py for: {figure.description} ({error}); expected the log of a run in which it "
             f"passed; run make test-host TESTS=tests/host/{figure.file}.py, or correct its pattern"
         ) from error
 

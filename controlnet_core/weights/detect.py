@@ -46,7 +46,7 @@ def refusal(keys: Iterable[str], expected: str, place: str) -> CheckpointError:
     if detected is not None:
         kind = detected.kind
         do = kind.do if isinstance(kind, ForeignKind) else "give it where that kind is asked for"
-        return CheckpointError(f"{kind.words}, {place}", expected, do)
+        return CheckpointError(f"{kind.description}, {place}", expected, do)
     return CheckpointError(f"{near_miss(names)}, {place}", expected, "see what it is with `controlnet-core inspect`")
 
 
@@ -62,4 +62,4 @@ def near_miss(keys: Iterable[str]) -> str:
     if len(lacking[nearest]) == len(nearest.has_all):
         return f"tensors of no known kind ({', '.join(names[:3]) or 'none at all'})"
     gone = lacking[nearest] or list(nearest.has_any)
-    return f"what looks like {nearest.words}, but without {', '.join(pattern.lstrip('*') for pattern in gone)}"
+    return f"what looks like {nearest.description}, but without {', '.join(pattern.lstrip('*') for pattern in gone)}"

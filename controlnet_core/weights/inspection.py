@@ -28,7 +28,7 @@ class CheckpointReport:
         path: The file, or the diffusers folder.
         kind: "controlnet", "base", "unet", "autoencoder" or "text_encoder"; "unsupported" for other known
             kinds; or "unknown".
-        description: What it is, in words.
+        description: What it is, as a phrase.
         layout: Whose key names it has, "ldm" or "diffusers", for the kinds that can be read.
         family: The model family it belongs to, where its sizes say so.
         parameters: How many numbers it holds.
@@ -40,7 +40,7 @@ class CheckpointReport:
         extra: Keys that should not.
         unused: Keys that are known and not needed.
         misshapen: Tensors of another shape than the config's.
-        metadata: The words stored in the file.
+        metadata: The metadata stored in the file, as texts by name.
         notes: What else a user should know.
     """
 
@@ -88,7 +88,7 @@ def inspect_checkpoint(path: str | os.PathLike[str]) -> CheckpointReport:
     if detected is None:
         return replace(report, kind="unknown", description=near_miss(file.shapes))
     kind = detected.kind
-    report = replace(report, description=kind.words)
+    report = replace(report, description=kind.description)
     if isinstance(kind, ForeignKind):
         return replace(report, kind="unsupported", notes=(kind.do,))
     report = replace(report, kind=kind.model, layout=kind.name)

@@ -97,7 +97,7 @@ class Comparison:
         return not (self.missing or self.extra or self.misshapen)
 
     def explain(self) -> str:
-        """The differences in words, naming the first few keys of each kind."""
+        """The differences as text, naming the first few keys of each kind."""
         kinds = (("missing", self.missing), ("unknown", self.extra), ("of another shape", self.misshapen))
         return "; ".join(f"{len(keys)} {word} ({_first(keys)})" for word, keys in kinds if keys)
 

@@ -51,7 +51,7 @@ class TensorFile:
         path: Where it is.
         shapes: The shape of each tensor.
         dtypes: The dtype of each tensor, such as "float16".
-        metadata: The words stored with it.
+        metadata: The metadata stored with it, as texts by name.
     """
 
     path: Path
@@ -141,7 +141,7 @@ def _unreadable(path: Path, error: Exception) -> CheckpointError:
         return CheckpointError(f"that {path} may not be read", "a readable file", "change its permissions")
     with path.open("rb") as file:
         start = file.read(32).lstrip()
-    kind = next((words for signature, words in SIGNATURES if start.startswith(signature)), None)
+    kind = next((description for signature, description in SIGNATURES if start.startswith(signature)), None)
     if kind == PICKLE:
         do = "fetch the safetensors version or convert it: a pickle can run any program when it is opened"
         return CheckpointError(f"{kind}, {path}", "a safetensors file", do)

@@ -34,7 +34,7 @@ def save_controlnet(
         path: Where to; a file there is replaced once the new one is whole.
         layout: "ldm", which ComfyUI and most programs read, or "diffusers".
         dtype: The file's dtype; None keeps the net's.
-        metadata: More words to store in the file.
+        metadata: More metadata to store in the file, as texts by name.
 
     Raises:
         CheckpointError: If it cannot be written, or no net with such a hint encoder is saved in that layout.
@@ -58,8 +58,8 @@ def _saving_layout(name: str, hint_encoder: HintEncoderKind) -> ControlNetLayout
         return named
     raise CheckpointError(
         found=f"a net with the hint encoder {hint_encoder!r}",
-        expected=f"the hint encoder {' or '.join(map(repr, named.saves))} for {named.words}, which knows no other",
-        do=f"save it as {' or '.join(layout.words for layout in layouts if hint_encoder in layout.saves)}, which this "
+        expected=f"the hint encoder {' or '.join(map(repr, named.saves))} for {named.description}, which knows no other",
+        do=f"save it as {' or '.join(layout.description for layout in layouts if hint_encoder in layout.saves)}, which this "
         "package can read again",
     )
 
@@ -83,7 +83,7 @@ def save_base(
         autoencoder: The autoencoder's state dict.
         text_encoders: Their state dicts, in the family's order.
         dtype: The file's dtype; None keeps that of the tensors.
-        metadata: More words to store in the file.
+        metadata: More metadata to store in the file, as texts by name.
 
     Raises:
         CheckpointError: If a state dict does not fit its config, or the file cannot be written.

@@ -31,7 +31,7 @@ class WeightSource(Protocol):
 
     @property
     def metadata(self) -> dict[str, str]:
-        """The words stored with them."""
+        """The metadata stored with them, as texts by name."""
 
     def tensors(
         self, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None

@@ -35,7 +35,7 @@ def third_sizes(shapes: Shapes, facts: Facts) -> ControlNetConfig:
 
 THIRD = replace(
     ldm.CONTROLNET,
-    words="a ControlNet in the third layout",
+    description="a ControlNet in the third layout",
     has_all=("*input_hint_block/0/weight",),
     name="third",
     sizes=third_sizes,
@@ -52,7 +52,7 @@ def test_a_third_layout_is_one_entry(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     loaded = load_controlnet(path)
     assert all(torch.equal(loaded.state_dict()[key], tensor) for key, tensor in net.state_dict().items())
     report = inspect_checkpoint(path)
-    assert (report.layout, report.description, report.usable) == ("third", THIRD.words, True)
+    assert (report.layout, report.description, report.usable) == ("third", THIRD.description, True)
 
 
 def test_a_layout_that_is_only_read_is_not_saved(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

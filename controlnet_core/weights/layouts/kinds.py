@@ -20,12 +20,12 @@ class Kind:
     """A kind of weights file, told by its keys.
 
     Attributes:
-        words: What it is, for messages.
+        description: What it is, for messages.
         has_all: Patterns of keys that are all there; the first names the prefix by its `*`.
         has_any: Patterns of keys of which one is there.
     """
 
-    words: str
+    description: str
     has_all: tuple[str, ...] = ()
     has_any: tuple[str, ...] = ("*",)
 

@@ -36,7 +36,7 @@ class FoundParts:
     prefix: str = ""
 
     def lacking(self) -> tuple[str, ...]:
-        """What a whole checkpoint would hold beside this, in words."""
+        """What a whole checkpoint would also hold."""
         wanted, texts = len(template_of(self.unet.config).text_encoders), len(self.text_encoders)
         autoencoder = () if self.autoencoder else ("no KL autoencoder (VAE)",)
         return autoencoder + (() if texts == wanted else (f"{texts} text encoders instead of {wanted}",))

@@ -31,7 +31,7 @@ class BaseParts:
         unet: The UNet's weights.
         autoencoder: The autoencoder's weights.
         text_encoders: The text encoders' weights, in the family's order.
-        metadata: The words stored in the file.
+        metadata: The metadata stored in the file, as texts by name.
         unused: Keys of the file that are known and not needed.
     """
 
