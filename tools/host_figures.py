@@ -133,8 +133,8 @@ def read(figure: Figure, text: str) -> str:
         return figure.choose(found)
     except ValueError as error:
         raise ValueError(
-            f"found no figure of {figure.file}.py for: {figure.description} ({error}); expected the log of a run in which it "
-            f"passed; run make test-host TESTS=tests/host/{figure.file}.py, or correct its pattern"
+            f"found no figure of {figure.file}.py for: {figure.description} ({error}); expected the log of a run in "
+            f"which it passed; run make test-host TESTS=tests/host/{figure.file}.py, or correct its pattern"
         ) from error
 
 

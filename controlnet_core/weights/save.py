@@ -56,11 +56,12 @@ def _saving_layout(name: str, hint_encoder: HintEncoderKind) -> ControlNetLayout
         raise CheckpointError(f"the layout {name!r}", names, "save the net in one of these")
     if hint_encoder in named.saves:
         return named
+    known = " or ".join(map(repr, named.saves))
+    others = " or ".join(layout.description for layout in layouts if hint_encoder in layout.saves)
     raise CheckpointError(
         found=f"a net with the hint encoder {hint_encoder!r}",
-        expected=f"the hint encoder {' or '.join(map(repr, named.saves))} for {named.description}, which knows no other",
-        do=f"save it as {' or '.join(layout.description for layout in layouts if hint_encoder in layout.saves)}, which this "
-        "package can read again",
+        expected=f"the hint encoder {known} for {named.description}, which knows no other",
+        do=f"save it as {others}, which this package can read again",
     )
 
 
