@@ -34,8 +34,8 @@ from controlnet_core.pictures.sheet import sheet, write_png
 from controlnet_core.sampling.generate import SamplingSettings, generate
 from controlnet_core.toy.scores import following_scores, picture_scores
 from controlnet_core.toy.shapes_dataset import ShapesDataset
+from controlnet_core.training.resume import run_path
 from controlnet_core.training.run import train
-from controlnet_core.training.runs import run_path
 from controlnet_core.training.settings import TrainSettings
 from controlnet_core.weights.load import load_controlnet
 from controlnet_core.weights.load_base import load_base

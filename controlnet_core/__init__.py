@@ -38,8 +38,8 @@ if TYPE_CHECKING:
     from .schedule import NoiseSchedule as NoiseSchedule
     from .toy.shapes_dataset import ShapesDataset as ShapesDataset
     from .training.open_data import hold_out as hold_out
+    from .training.resume import run_path as run_path
     from .training.run import train as train
-    from .training.runs import run_path as run_path
     from .training.settings import TrainSettings as TrainSettings
     from .training.step import StepReport as StepReport
     from .weights.inspection import CheckpointReport as CheckpointReport
@@ -82,7 +82,7 @@ HOMES = {
     "inspect_checkpoint": "weights.inspection",
     "load_base": "weights.load_base",
     "load_controlnet": "weights.load",
-    "run_path": "training.runs",
+    "run_path": "training.resume",
     "save_controlnet": "weights.save",
     "train": "training.run",
 }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable, Generator
 
 from ..base import Base
@@ -19,8 +18,8 @@ from .batches import Batches
 from .events import Drawing, Encoding
 from .identity import start_file
 from .metrics import Measured, MetricsLine
+from .resume import Run, find_run, resume
 from .run_folder import RunFolder
-from .runs import Run, find_run
 from .settings import TrainSettings
 from .step import StepReport, Trainer
 
@@ -111,30 +110,6 @@ def initial_net(settings: TrainSettings, base: Base, dataset: PairDataset) -> Co
         )
     net.load_state_dict(start.float().state_dict())
     return net
-
-
-def resume(run: Run, folder: RunFolder, trainer: Trainer) -> list[MetricsLine]:
-    """Restore the furthest intact checkpoint on a run's path; return the metrics up to there.
-
-    One of another run is copied, with the metrics and samples up to there, so that nothing depends on that folder.
-    """
-    for start in run.starts:
-        other = folder if start.path == folder.path else RunFolder(start.path)
-        checkpoint = other.checkpoints.read(start.step)
-        if checkpoint is None:
-            continue
-        trainer.restore(checkpoint)
-        if other is folder:
-            return folder.metrics.rewind(start.step)
-        lines = [line for line in other.metrics.read() if line.step <= start.step]
-        folder.metrics.write(lines)
-        for line in lines:
-            if line.evaluation is not None:
-                folder.samples_path.mkdir(exist_ok=True)
-                shutil.copy(other.sample_path(line.step), folder.sample_path(line.step))
-        folder.checkpoints.write(checkpoint, run.settings.branch_step)
-        return lines
-    return folder.metrics.rewind(-1)
 
 
 def provenance(run: Run, folder: RunFolder) -> dict[str, str]:

@@ -13,9 +13,9 @@ from .events import Evaluated, Event, Finished, Interrupted, Opened, State, Step
 from .model_card import NAME as CARD
 from .model_card import model_card
 from .report import REPORT, ShownValidation, write_run_report
+from .resume import Run, find_run
 from .run import train
 from .run_folder import NET, RunFolder
-from .runs import Run, find_run
 from .settings import TrainSettings
 from .step import StepReport
 

@@ -16,9 +16,9 @@ from controlnet_core.model.controlnet import ControlNet
 from controlnet_core.moving_average import MovingAverage
 from controlnet_core.toy.shapes_dataset import ShapesDataset
 from controlnet_core.training.metrics import MetricsLine
+from controlnet_core.training.resume import run_path
 from controlnet_core.training.run import train
 from controlnet_core.training.run_folder import RunFolder
-from controlnet_core.training.runs import run_path
 from controlnet_core.training.settings import EvaluationSettings, TrainSettings
 from controlnet_core.training.step import StepReport
 from tests.support.bases import small_base

@@ -21,8 +21,8 @@ import torch
 from controlnet_core.toy.shapes_dataset import ShapesDataset
 from controlnet_core.training.job import checked_job
 from controlnet_core.training.open_data import open_data
+from controlnet_core.training.resume import run_path
 from controlnet_core.training.run import train
-from controlnet_core.training.runs import run_path
 from controlnet_core.weights.load_base import load_base
 from tests.host.host import Graph, GraphError, Host
 from tests.host.training import SETTINGS, Training, metadata, weights, write_pairs

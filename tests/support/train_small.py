@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 
 from controlnet_core.toy.shapes_dataset import ShapesDataset
+from controlnet_core.training.resume import run_path
 from controlnet_core.training.run import train
-from controlnet_core.training.runs import run_path
 from controlnet_core.training.settings import TrainSettings
 from tests.support.bases import small_base
 

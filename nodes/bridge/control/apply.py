@@ -11,8 +11,8 @@ from ....controlnet_core.control.application import Application
 from ....controlnet_core.errors import SettingError
 from ..host.types import Conditioning, HostControlNet, HostStack, HostVae
 from ..loading.families import check_conditioning
-from .core_net import CoreControlNet
 from .foreign_net import WeightedControl
+from .residual_hook import CoreControlNet
 
 OURS = (CoreControlNet, WeightedControl)
 StackEntry = tuple[HostControlNet, Tensor, float, float, float]

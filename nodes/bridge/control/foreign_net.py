@@ -15,9 +15,9 @@ from ....controlnet_core.control.application import Application, Window
 from ....controlnet_core.control.curves import Curve, Side, block_weights
 from ..host.messages import warn
 from ..host.types import HostControlNet, HostModel
-from .core_net import previous_residuals, side_of
+from .host_residuals import HostResiduals, added
 from .notes import run_notes
-from .residuals import HostResiduals, added
+from .residual_hook import previous_residuals, side_of
 
 NO_RESOLUTIONS = "this net's model has no blocks of different resolution, so the curve is not used"
 

@@ -26,7 +26,7 @@ from ....controlnet_core.weights.parts.controlnet_part import find_controlnet
 from ....controlnet_core.weights.parts.part import Part
 from ....controlnet_core.weights.safetensors_file import open_tensor_file
 from ....controlnet_core.weights.source import CopiedTensors, WeightSource, numbers_by_dtype
-from ..control.core_net import CoreControlNet
+from ..control.residual_hook import CoreControlNet
 from ..host.folders import controlnet_path
 
 COMPUTE_DTYPES = [torch.float16, torch.bfloat16, torch.float32]

@@ -1,7 +1,8 @@
-"""The runs in a folder: which of them a run starts from, and which is nearest to it."""
+"""Where a run resumes: the furthest checkpoint on its path, of its own or of another run, and going back to it."""
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,8 +13,10 @@ from ..version import __version__
 from ..whole_file import sweep
 from .checkpoint import Checkpoints
 from .identity import BRANCH, FORMAT, Trunk, differences, run_name, trunk_of
+from .metrics import MetricsLine
 from .run_folder import NET, RunFolder, read_json
 from .settings import TrainSettings
+from .step import Trainer
 
 ABOUT = "run.json"
 SETTINGS = "settings.json"
@@ -115,6 +118,30 @@ def find_run(settings: TrainSettings, base: Base, dataset: PairDataset) -> Run:
 def run_path(settings: TrainSettings, base: Base, dataset: PairDataset) -> Path:
     """The folder of a run: the same settings, base and data always find the same one."""
     return settings.out / run_name(trunk_of(settings, base, dataset), settings)
+
+
+def resume(run: Run, folder: RunFolder, trainer: Trainer) -> list[MetricsLine]:
+    """Restore the furthest intact checkpoint on a run's path; return the metrics up to there.
+
+    One of another run is copied, with the metrics and samples up to there, so that nothing depends on that folder.
+    """
+    for start in run.starts:
+        other = folder if start.path == folder.path else RunFolder(start.path)
+        checkpoint = other.checkpoints.read(start.step)
+        if checkpoint is None:
+            continue
+        trainer.restore(checkpoint)
+        if other is folder:
+            return folder.metrics.rewind(start.step)
+        lines = [line for line in other.metrics.read() if line.step <= start.step]
+        folder.metrics.write(lines)
+        for line in lines:
+            if line.evaluation is not None:
+                folder.samples_path.mkdir(exist_ok=True)
+                shutil.copy(other.sample_path(line.step), folder.sample_path(line.step))
+        folder.checkpoints.write(checkpoint, run.settings.branch_step)
+        return lines
+    return folder.metrics.rewind(-1)
 
 
 @dataclass(frozen=True)

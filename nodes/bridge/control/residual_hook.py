@@ -23,8 +23,8 @@ from ....controlnet_core.model.residuals import Residuals
 from ..host.messages import warn
 from ..host.types import HostControlNet, HostModel
 from ..loading.families import check_model
+from .host_residuals import HostResiduals, added, host_residuals
 from .notes import PIXELS_PER_LATENT, run_notes
-from .residuals import HostResiduals, added, host_residuals
 
 NEVER_ACTED = "its side of guidance was not computed (at CFG 1 the negative side is not), or all its weights are 0"
 

@@ -21,9 +21,9 @@ from controlnet_core.toy.shapes_dataset import ShapesDataset
 from controlnet_core.training.checkpoint import CheckpointWarning
 from controlnet_core.training.events import Event, Opened, Stepped, event_json, event_lines
 from controlnet_core.training.metrics import MetricsLine
+from controlnet_core.training.resume import Run, find_run
 from controlnet_core.training.run import train
 from controlnet_core.training.run_folder import RunFolder
-from controlnet_core.training.runs import Run, find_run
 from controlnet_core.training.session import Session, opened
 from controlnet_core.training.settings import TrainSettings, checked
 from controlnet_core.training.tensorboard import TensorBoard
