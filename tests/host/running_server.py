@@ -19,7 +19,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 COMFYUI = Path(os.environ["COMFYUI_PATH"])
-START_SECONDS = 120
+START_SECONDS = 300
 
 
 @dataclass
@@ -92,6 +92,8 @@ def start_server(folder: Path) -> RunningServer:
             return server
         except OSError:
             time.sleep(0.2)
+    process.kill()
+    process.wait()
     raise AssertionError(f"the server did not start:\n{server.log}")
 
 
