@@ -184,7 +184,8 @@ def test_a_curve_without_meaning_is_said_on_the_node(host: Host) -> None:
     """A net of a diffusion transformer has no blocks of different resolution."""
     foreign = host.bridge("control.foreign_net")
     host.server.texts.clear()
-    net = foreign.WeightedControl(TransformerNet(), "cfg_resolution", "conditional", "7")
+    application = host.core("control.application").Application(curve="cfg_resolution", side="conditional")
+    net = foreign.WeightedControl(TransformerNet(), application, "7")
     net.pre_run(None, lambda percent: 1 - percent)
     for _ in range(2):
         control = net.get_control(torch.zeros(2, 4, 8, 8), torch.ones(2), {}, 2, {"cond_or_uncond": [1, 0]})

@@ -30,15 +30,14 @@ def configured(net: HostControlNet, application: Application, node_id: str | Non
     Raises:
         SettingError: If there are custom weights for another number of blocks than the net has.
     """
-    curve, side = application.curve, application.side
     if isinstance(net, CoreControlNet):
         copied = net.copy()
         application.block_factors(net.net.block_levels, latent_height=1)
-        copied.curve, copied.side, copied.node_id = curve, side, node_id
+        copied.curve, copied.side, copied.node_id = application.curve, application.side, node_id
         return copied
-    if curve == "flat" and application.acting_side == "both":
+    if application.curve == "flat" and application.acting_side == "both":
         return net
-    return WeightedControl(net.copy(), curve, side, node_id)
+    return WeightedControl(net.copy(), application, node_id)
 
 
 def apply_stack(
@@ -59,9 +58,9 @@ def apply_stack(
         SettingError: If a strength is not finite or a window is impossible.
     """
     for net, hints, strength, start, end in stack:
-        Application(strength, start, end)  # checks them
+        application = Application(strength, start, end)
         if strength:
-            wrapped = net if isinstance(net, OURS) else WeightedControl(net.copy(), "flat", "both", node_id)
+            wrapped = net if isinstance(net, OURS) else WeightedControl(net.copy(), application, node_id)
             conditionings = _applied(conditionings, wrapped, hints, strength, (start, end), vae)
     return list(conditionings)
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ....controlnet_core.config import BlockLevels
 from ....controlnet_core.control.application import Application, Window
-from ....controlnet_core.control.curves import Curve, Side, block_weights
+from ....controlnet_core.control.curves import block_weights
 from ..host.messages import warn
 from ..host.types import HostControlNet, HostModel
 from .host_residuals import HostResiduals, added
@@ -27,16 +27,14 @@ class WeightedControl(comfy.controlnet.ControlBase):
 
     Arguments:
         inner: The net, a copy that nobody else uses.
-        curve: The curve of block weights, or the weights.
-        side: The side of guidance it acts on, or "both"; None is the curve's own.
+        application: How it is applied; its curve and side act here, strength and window in the inner net.
         node_id: The node that shows warnings; None is the one that samples.
     """
 
-    def __init__(self, inner: HostControlNet, curve: Curve, side: Side | None, node_id: str | None) -> None:
+    def __init__(self, inner: HostControlNet, application: Application, node_id: str | None) -> None:
         super().__init__()
         self.inner = inner
-        self.curve = curve
-        self.side = side
+        self.application = application
         self.node_id = node_id
         self.extra_hooks = inner.extra_hooks
         self.latent_format = inner.latent_format
@@ -47,12 +45,6 @@ class WeightedControl(comfy.controlnet.ControlBase):
     def control_model(self) -> object:
         """The module that runs."""
         return getattr(self.inner, "control_model", None)
-
-    @property
-    def application(self) -> Application:
-        """How it is applied; strength and window are the inner net's."""
-        start, end = self.inner.timestep_percent_range
-        return Application(self.inner.strength, start, end, self.curve, self.side)
 
     def set_cond_hint(self, *arguments: object, **named: object) -> WeightedControl:
         """Give the net its hint, strength and window."""
@@ -65,11 +57,11 @@ class WeightedControl(comfy.controlnet.ControlBase):
 
     def copy(self) -> WeightedControl:
         """A copy to be configured on its own."""
-        return WeightedControl(self.inner.copy(), self.curve, self.side, self.node_id)
+        return WeightedControl(self.inner.copy(), self.application, self.node_id)
 
     def deepclone_multigpu(self, load_device: torch.device, autoregister: bool = False) -> WeightedControl:
         """A copy with weights of its own, for another device."""
-        cloned = WeightedControl(self.inner.deepclone_multigpu(load_device), self.curve, self.side, self.node_id)
+        cloned = WeightedControl(self.inner.deepclone_multigpu(load_device), self.application, self.node_id)
         if autoregister:
             self.multigpu_clones[load_device] = cloned
         return cloned
@@ -111,7 +103,7 @@ class WeightedControl(comfy.controlnet.ControlBase):
         control = self.inner.get_control(*step) if any(acting) else None
         if control is None:
             return previous
-        if self.curve == "flat" and all(acting):
+        if self.application.curve == "flat" and all(acting):
             return added(previous, control)
         rows = torch.tensor(acting, device=x_noisy.device).repeat_interleave(len(x_noisy) // len(acting))
         return added(previous, self._weighted(control, x_noisy.shape[-2], rows))
@@ -120,7 +112,7 @@ class WeightedControl(comfy.controlnet.ControlBase):
         """A weighted copy of a net's residuals, zero in the rows of a side that is off."""
         tensors = [residual for items in control.values() for residual in items if residual is not None]
         if any(residual.ndim != 4 for residual in tensors):
-            if not self._warned_of_curve and self.curve != "flat":
+            if not self._warned_of_curve and self.application.curve != "flat":
                 self._warned_of_curve = True
                 warn(NO_RESOLUTIONS, self.node_id)
             factors = {place: [1.0] * len(items) for place, items in control.items()}
@@ -142,7 +134,8 @@ class WeightedControl(comfy.controlnet.ControlBase):
         skips = control[place][::order]
         middles = control.get("middle", [])
         levels = _levels([*skips, middles[0] if middles else None], latent_height)
-        *weights, middle = block_weights(self.curve, BlockLevels(tuple(levels[:-1]), levels[-1]), latent_height)
+        blocks = BlockLevels(tuple(levels[:-1]), levels[-1])
+        *weights, middle = block_weights(self.application.curve, blocks, latent_height)
         others = {name: [1.0] * len(items) for name, items in control.items()}
         return {**others, "middle": [middle] * len(middles), place: weights[::order]}
 

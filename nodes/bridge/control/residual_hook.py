@@ -86,9 +86,8 @@ class CoreControlNet(comfy.controlnet.ControlBase):
 
     @property
     def application(self) -> Application:
-        """How it is applied; strength and window are ComfyUI's, and other extensions may set them at any time."""
-        start, end = self.timestep_percent_range
-        return Application(self.strength, start, end, self.curve, self.side)
+        """How it is applied now; strength is ComfyUI's, as is the window, which the run holds as noise levels."""
+        return Application(self.strength, curve=self.curve, side=self.side)
 
     def copy(self) -> CoreControlNet:
         """A copy with the same net, to be configured on its own."""
