@@ -192,7 +192,7 @@ def spoil(name: str, folder: Path) -> None:
 
 
 ERRORS = {
-    "empty": "neither|without|no pair",
+    "empty": "no images with hints",
     "no pictures": "no pair",
     "no hints folder": "hints",
     "unpaired picture": "3.png",
