@@ -98,6 +98,8 @@ def main() -> None:
     parser.add_argument("--train-steps", type=int, default=5, help="0 trains nothing (default: 5, in float32)")
     parser.add_argument("--out", type=Path, default=Path("real_checkpoint"))
     options = parser.parse_args()
+    if (options.control is None) != (options.hint is None):
+        parser.error("--control and --hint belong together")
     device = chosen_device("auto")
     name = torch.cuda.get_device_name() if device.type == "cuda" else device.type
     found = Findings({"version": __version__, "torch": torch.__version__, "device": name})

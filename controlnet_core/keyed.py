@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from pathlib import Path
 
 import torch
 
@@ -38,3 +39,9 @@ def digest(*parts: object, size: int = 16) -> str:
         size: Bytes of the digest.
     """
     return hashlib.blake2b(repr(parts).encode(), digest_size=size).hexdigest()
+
+
+def file_digest(path: Path) -> str:
+    """Name a file by its content, read piece by piece; raises OSError if it cannot be read."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()

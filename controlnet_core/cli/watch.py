@@ -52,10 +52,11 @@ class TrainingView:
         Raises:
             Interrupted: If Ctrl-C was pressed and everything up to here can be kept.
         """
-        from ..training.events import Encoding, Evaluated, Stepped, event_lines
+        from ..training.events import Encoding, Evaluated, Opened, Stepped, event_lines
 
-        for line in event_lines(event):
-            note(line)
+        if isinstance(event, Opened | Evaluated):  # how a run ends, the command says itself
+            for line in event_lines(event):
+                note(line)
         self._recent.add(event)
         match event:
             case Encoding(done=done, total=total):

@@ -110,7 +110,7 @@ class Interrupted:
     """The run was interrupted; the same call resumes it.
 
     Attributes:
-        step: The last step that is kept.
+        step: The last step that is kept: that of the newest checkpoint; 0 if there is none.
         steps: Steps in all.
     """
 

@@ -15,7 +15,8 @@ from typing import Any, Final
 
 from ..base import Base
 from ..data.dataset import PairDataset
-from ..keyed import digest
+from ..errors import SettingError
+from ..keyed import digest, file_digest
 from .run_folder import NET
 from .settings import TrainSettings
 
@@ -48,10 +49,14 @@ Trunk = Mapping[str, Any]
 
 
 def trunk_of(settings: TrainSettings, base: Base, dataset: PairDataset) -> Trunk:
-    """Everything that affects a run's net from the first step on, as JSON values."""
+    """Everything that affects a run's net from the first step on, as JSON values.
+
+    Raises:
+        SettingError: If there is no net to start from.
+    """
     values = settings.model_dump(mode="json", include=set(TRUNK))
     if settings.start_from is not None:
-        values["start_from"] = digest(start_file(settings.start_from).read_bytes())
+        values["start_from"] = _start_digest(settings.start_from)
     counted = {name: value for name, value in values.items() if TRUNK[name] is ALWAYS or value != TRUNK[name]}
     return {"base": base.fingerprint, "data": dataset.fingerprint, **counted}
 
@@ -77,3 +82,15 @@ def differences(trunk: Trunk, other: Trunk) -> list[str]:
 def start_file(start_from: Path) -> Path:
     """The net that `start_from` means: the file, or the net of the run whose folder it is."""
     return start_from / NET if start_from.is_dir() else start_from
+
+
+def _start_digest(start_from: Path) -> str:
+    """The net to start from, by its content: wherever it lies, it is the same start."""
+    try:
+        return file_digest(start_file(start_from))
+    except OSError as error:
+        raise SettingError(
+            found=f"start_from = {start_from} ({error.strerror})",
+            expected="a net's file, or the folder of a finished run",
+            do="correct start_from, or leave it out",
+        ) from error

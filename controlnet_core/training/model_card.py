@@ -21,7 +21,7 @@ def model_card(title: str, family: str, settings: TrainSettings, report: dict[st
         report: The content of `report.json`.
         file: The name of the net's file.
     """
-    chosen = settings.model_dump(mode="json", exclude={"device", "out"})
+    chosen = settings.model_dump(mode="json", exclude={"device", "out", "start_from"})
     return f"""\
 ---
 library_name: controlnet-core

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..base import Base
 from ..data.dataset import PairDataset
 from ..errors import RunFolderError
 from ..version import __version__
-from ..whole_file import sweep
+from ..whole_file import sweep, writing
 from .checkpoint import Checkpoints
 from .identity import BRANCH, FORMAT, Trunk, differences, run_name, trunk_of
 from .metrics import MetricsLine
@@ -133,15 +133,23 @@ def resume(run: Run, folder: RunFolder, trainer: Trainer) -> list[MetricsLine]:
         trainer.restore(checkpoint)
         if other is folder:
             return folder.metrics.rewind(start.step)
-        lines = [line for line in other.metrics.read() if line.step <= start.step]
+        lines = [_copied(line, other, folder) for line in other.metrics.read() if line.step <= start.step]
         folder.metrics.write(lines)
-        for line in lines:
-            if line.evaluation is not None:
-                folder.samples_path.mkdir(exist_ok=True)
-                shutil.copy(other.sample_path(line.step), folder.sample_path(line.step))
         folder.checkpoints.write(checkpoint, run.settings.branch_step)
         return lines
     return folder.metrics.rewind(-1)
+
+
+def _copied(line: MetricsLine, other: RunFolder, folder: RunFolder) -> MetricsLine:
+    """A line of another run, with the samples of its evaluation; without samples it has no evaluation."""
+    if line.evaluation is None:
+        return line
+    if not other.sample_path(line.step).exists():
+        return replace(line, evaluation=None)
+    with writing(folder.samples_path):
+        folder.samples_path.mkdir(exist_ok=True)
+        shutil.copy(other.sample_path(line.step), folder.sample_path(line.step))
+    return line
 
 
 @dataclass(frozen=True)

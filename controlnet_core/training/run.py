@@ -54,6 +54,7 @@ def train(
     Raises:
         CheckpointError: If the net to start from cannot be read.
         FamilyMismatchError: If the net to start from has other sizes than this one.
+        SettingError: If there is no net to start from.
         TrainingError: If the loss is not finite.
         WriteError: If the run's folder cannot be written.
     """
@@ -116,12 +117,14 @@ def provenance(run: Run, folder: RunFolder) -> dict[str, str]:
     """The metadata of the trained net's file: how it was trained."""
     scores = [line.evaluation.following for line in folder.metrics.read() if line.evaluation is not None]
     measured = {"training.following": f"{scores[-1]:.4f}"} if scores else {}
+    started = {"training.start_from": run.trunk["start_from"]} if "start_from" in run.trunk else {}
     return {
         "training.version": __version__,
         "training.base": run.trunk["base"],
         "training.data": run.trunk["data"],
         "training.steps": str(run.settings.steps),
-        "training.settings": json.dumps(run.settings.model_dump(mode="json", exclude={"device", "out"})),
+        "training.settings": json.dumps(run.settings.model_dump(mode="json", exclude={"device", "out", "start_from"})),
+        **started,
         **measured,
     }
 

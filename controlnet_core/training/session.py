@@ -64,8 +64,8 @@ class Session:
         """Do what is left of the run, and write its report.
 
         Arguments:
-            listen: Called with each event. If it raises, the run is interrupted: a checkpoint is written, `listen` is
-                called with `Interrupted`, and the error is raised again.
+            listen: Called with each event. If it raises, the run is interrupted and writes a checkpoint. After that,
+                and after any other error, `listen` is called with `Interrupted`, and the error is raised again.
 
         Returns:
             The content of `report.json`.
@@ -89,16 +89,15 @@ class Session:
 
     def _train(self, listen: Listener) -> None:
         """Do the steps that are left."""
-        step = self.run.starts[0].step if self.run.starts else 0
         reports = train(self.settings, self.base, self.dataset, self.validation, listen)
         try:
             for report in reports:
-                step = report.step
                 for event in step_events(report, self.settings.steps):
                     listen(event)
         except BaseException:
-            reports.close()  # which writes a checkpoint
-            listen(Interrupted(step, self.settings.steps))
+            reports.close()  # between two steps this writes a checkpoint
+            kept = RunFolder(self.run.path).checkpoints.steps()
+            listen(Interrupted(kept[0] if kept else 0, self.settings.steps))
             raise
 
 

@@ -14,18 +14,20 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from controlnet_core.data.dataset import Progress
-from controlnet_core.errors import CheckpointError, FamilyMismatchError
+from controlnet_core.errors import CheckpointError, FamilyMismatchError, SettingError
 from controlnet_core.evaluation.validation import Evaluation
 from controlnet_core.model.controlnet import ControlNet
+from controlnet_core.objective import Batch
 from controlnet_core.toy.shapes_dataset import ShapesDataset
 from controlnet_core.training.checkpoint import CheckpointWarning
-from controlnet_core.training.events import Event, Opened, Stepped, event_json, event_lines
+from controlnet_core.training.events import Event, Interrupted, Opened, Stepped, event_json, event_lines
 from controlnet_core.training.metrics import MetricsLine
 from controlnet_core.training.resume import Run, find_run
 from controlnet_core.training.run import train
 from controlnet_core.training.run_folder import RunFolder
 from controlnet_core.training.session import Session, opened
 from controlnet_core.training.settings import TrainSettings, checked
+from controlnet_core.training.step import StepReport, Trainer
 from controlnet_core.training.tensorboard import TensorBoard
 from controlnet_core.weights.save import save_controlnet
 from tests.support.bases import small_base
@@ -219,6 +221,38 @@ def test_a_session_tells_its_events(tmp_path: Path) -> None:
     told.clear()
     assert Session(chosen, small_base(), PAIRS, None, "A run").go(told.append) == report
     assert [type(event).__name__ for event in told] == ["Opened", "Finished"]
+
+
+@pytest.mark.parametrize(("every", "kept"), [(1, 1), (500, 0)])
+def test_an_error_inside_a_step_tells_what_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, every: int, kept: int
+) -> None:
+    plain, told = Trainer.take_step, list[Event]()
+
+    def take_step(trainer: Trainer, batch: Batch) -> StepReport:
+        if trainer.step == 1:
+            raise KeyboardInterrupt
+        return plain(trainer, batch)
+
+    monkeypatch.setattr(Trainer, "take_step", take_step)
+    session = Session(settings(tmp_path, 3, checkpoint_every=every), small_base(), PAIRS, None, "A run")
+    with pytest.raises(KeyboardInterrupt):
+        session.go(told.append)
+    assert told[-1] == Interrupted(kept, 3)
+
+
+def test_samples_that_were_deleted_are_no_evaluation_of_a_longer_run(tmp_path: Path) -> None:
+    short = Session(settings(tmp_path, 2), small_base(), PAIRS, Measuring(), "A run")
+    short.go(lambda event: None)
+    shutil.rmtree(short.run.path / "samples")
+    long = Session(settings(tmp_path, 4), small_base(), PAIRS, Measuring(), "A run")
+    report = long.go(lambda event: None)
+    assert [evaluation["step"] for evaluation in report["evaluations"]] == [4], "0 and 2 have nothing to show"
+
+
+def test_a_start_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(SettingError, match=r"start_from = .*nowhere.* correct start_from"):
+        trained(settings(tmp_path, 2, start_from=tmp_path / "nowhere"))
 
 
 def test_events_are_data(tmp_path: Path) -> None:

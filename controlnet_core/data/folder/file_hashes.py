@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import sqlite3
 import time
 from collections.abc import Sequence
@@ -10,6 +9,7 @@ from contextlib import closing
 from pathlib import Path
 
 from ...errors import DatasetError
+from ...keyed import file_digest
 from ...whole_file import writing
 
 SETTLED = 2.0
@@ -67,8 +67,7 @@ def _state(path: Path) -> tuple[int, int]:
 
 def _hash(path: Path) -> str:
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+        return file_digest(path)
     except OSError as error:
         raise _unreadable(path, error) from error
 
