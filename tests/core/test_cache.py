@@ -123,6 +123,7 @@ def test_a_cache_takes_no_space_that_it_has_not_written(tmp_path: Path) -> None:
 
 
 def test_a_cache_that_cannot_be_written_says_so_and_leaves_nothing(tmp_path: Path) -> None:
+    # The limit stands for a full disk, which a test cannot make; Windows has no module `resource`.
     if sys.platform == "win32":
         pytest.skip("Windows has no limit on the size of files")
     import resource

@@ -164,6 +164,7 @@ def test_a_reader_that_has_ended_is_said(unbuffered: str) -> None:
     check_unwritable(done, "Broken pipe")
 
 
+# Only Linux has this device; a broken pipe, above, is the same fault everywhere.
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no device that is always full")
 def test_a_full_disk_is_said() -> None:
     with open("/dev/full", "w") as full:

@@ -90,6 +90,7 @@ def partials(checkpoints: Path) -> set[tuple[str, int]]:
     return found
 
 
+# The test ends a process as a power cut does: by a signal that it cannot see.
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL")
 def test_a_run_killed_five_times_ends_as_one_that_was_not(tmp_path: Path) -> None:
     chance = random.Random(0)

@@ -297,6 +297,7 @@ def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
         save_controlnet(net_of(), tmp_path / "file" / "net.safetensors")
 
 
+# Who may read a file is no part of its mode on Windows.
 @pytest.mark.skipif(os.name == "nt", reason="Windows keeps no such bits")
 def test_a_saved_file_can_be_read_by_whom_the_system_lets(tmp_path: Path) -> None:
     path, plain = tmp_path / "net.safetensors", tmp_path / "plain"

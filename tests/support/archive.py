@@ -21,6 +21,7 @@ def archived_files(root: Path = ROOT) -> set[str]:
 
 
 def _listed(root: Path, *options: str) -> set[str]:
+    # A source archive holds no list of its files; a checkout, as CI has it, never comes here.
     if not (root / ".git").exists():
         pytest.skip("the archive is made of the files that git tracks, and this is no checkout")
     command = ("git", "ls-files", "-z", *options)

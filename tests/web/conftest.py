@@ -58,6 +58,7 @@ class Editor:
 @pytest.fixture(scope="session")
 def browser(extension: Extension) -> Iterator[tuple[asyncio.Runner, Page, StandIn]]:
     """One browser for all tests, with the server, in one event loop."""
+    # Whoever runs pytest alone may have no browser; `make test` fails before it comes here.
     if find_chromium() is None:
         pytest.skip(NONE)
     nodes = server_nodes(extension)
