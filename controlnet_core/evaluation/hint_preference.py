@@ -20,7 +20,7 @@ from ..keyed import keyed_generator
 from ..model.controlnet import ControlNet
 from ..objective import Batch, control_loss
 from ..sampling.generate import SamplingSettings
-from .validation import Evaluation, draw_hints, pictures_per_batch
+from .validation import Evaluation, Levels, draw_hints, pictures_per_batch
 
 MOMENTS = (0.5, 0.65, 0.8, 0.95)
 """Fractions of the noise schedule at which the two hints are compared."""
@@ -38,18 +38,12 @@ class HintPreferenceValidation:
         pairs: The held-out pairs, at least 2.
         sampling: How to draw the samples; its seed draws the noise.
         side: The side of guidance that control acts on in the samples.
-
-    Attributes:
-        ceiling: The score of a net that always prefers the picture's own hint.
-        without_control: The score of a net that ignores hints.
     """
 
     base: Base
     pairs: Subset
     sampling: SamplingSettings
     side: Side = "both"
-    ceiling: float = 1.0
-    without_control: float = 0.5
 
     @property
     def ceiling_label(self) -> str:
@@ -65,6 +59,10 @@ class HintPreferenceValidation:
     def captions(self) -> list[str]:
         """The captions."""
         return [self.pairs[index].caption for index in range(len(self.pairs))]
+
+    def levels(self, progress: Progress | None = None) -> Levels:
+        """A net that ignores hints prefers a picture's own in half of the comparisons; at best, in all."""
+        return Levels(without_control=0.5, ceiling=1.0)
 
     def evaluate(self, net: ControlNet, progress: Progress | None = None) -> Evaluation:
         """Compare the losses with both hints, and draw the pictures' own hints with their captions."""

@@ -41,17 +41,24 @@ class Evaluation:
         return fmean(self.scores)
 
 
+@dataclass(frozen=True)
+class Levels:
+    """The scores that following is compared with.
+
+    Attributes:
+        without_control: The score of the base alone, or of a net that ignores its hints.
+        ceiling: The score that cannot be surpassed.
+    """
+
+    without_control: float
+    ceiling: float
+
+
 class Validation(Protocol):
     """What a training run calls to measure how well its net follows."""
 
-    @property
-    def ceiling(self) -> float:
-        """The score that cannot be surpassed."""
-        ...
-
-    @property
-    def without_control(self) -> float:
-        """The score of the base alone."""
+    def levels(self, progress: Progress | None = None) -> Levels:
+        """The scores that following is compared with; `progress` is told how many hints are drawn for it."""
         ...
 
     def evaluate(self, net: ControlNet, progress: Progress | None = None) -> Evaluation:

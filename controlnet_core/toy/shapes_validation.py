@@ -13,7 +13,7 @@ from ..base import Base
 from ..control.curves import Side
 from ..data.dataset import Progress
 from ..errors import DatasetError
-from ..evaluation.validation import Evaluation, draw_hints, pictures_per_batch
+from ..evaluation.validation import Evaluation, Levels, draw_hints, pictures_per_batch
 from ..model.controlnet import ControlNet
 from ..sampling.generate import SamplingSettings
 from .scores import following_scores, picture_scores
@@ -55,6 +55,10 @@ class ShapesValidation:
         """The captions."""
         return self.scenes.captions(range(len(self.scenes)))
 
+    def levels(self, progress: Progress | None = None) -> Levels:
+        """The scores of pictures drawn from the captions alone, and of true images, encoded and decoded."""
+        return Levels(self.draw(None, progress=progress).following, self.ceiling)
+
     @cached_property
     def ceiling(self) -> float:
         """The score of encoded and decoded true images, the most that the autoencoder allows."""
@@ -62,11 +66,6 @@ class ShapesValidation:
         parts = images.split(pictures_per_batch(self.scenes.size, self.scenes.size))
         decoded = [self.base.decode_latents(self.base.encode_images(part).mean) for part in parts]
         return self._scored(torch.cat(decoded)).following
-
-    @cached_property
-    def without_control(self) -> float:
-        """The score of the base alone, given the captions."""
-        return self.draw(None).following
 
     def evaluate(self, net: ControlNet, progress: Progress | None = None) -> Evaluation:
         """Draw with the captions and the net."""

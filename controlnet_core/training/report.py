@@ -8,8 +8,9 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
+from ..data.dataset import Progress
 from ..evaluation.convergence import convergence
-from ..evaluation.validation import Validation
+from ..evaluation.validation import Levels, Validation
 from .metrics import Measured, MetricsLine
 from .report_picture import EvaluationPoint, ReportData, write_report
 from .run_folder import RunFolder
@@ -36,7 +37,9 @@ class ShownValidation(Validation, Protocol):
         ...
 
 
-def write_run_report(folder: RunFolder, title: str, validation: ShownValidation | None) -> dict[str, Any]:
+def write_run_report(
+    folder: RunFolder, title: str, validation: ShownValidation | None, progress: Progress | None = None
+) -> dict[str, Any]:
     """Write `report.json` and the picture `report.png` into a run's folder.
 
     Evaluations that were measured with other settings than the last one are left out: they cannot be compared.
@@ -44,8 +47,8 @@ def write_run_report(folder: RunFolder, title: str, validation: ShownValidation 
     Arguments:
         folder: The run's folder; its metrics and samples are read.
         title: The headline of the picture.
-        validation: What measured the run; its hints are shown, and its ceiling and score without control are
-            computed if they are not known yet.
+        validation: What measured the run; its hints are shown, and its levels are measured.
+        progress: Told how many hints are drawn for the score without control.
 
     Returns:
         The content of `report.json`: `title`, `steps`, `seconds` (of all steps, without evaluations), `following` with
@@ -59,17 +62,17 @@ def write_run_report(folder: RunFolder, title: str, validation: ShownValidation 
     """
     lines = folder.metrics.read()
     evaluations = _comparable(lines)
-    levels = (None, None) if validation is None else (validation.without_control, validation.ceiling)
+    levels = None if validation is None else validation.levels(progress)
     scores = [(step, measured.following) for step, measured in evaluations]
-    rise = None if validation is None else convergence(scores, validation.without_control, validation.ceiling)
+    rise = None if levels is None else convergence(scores, levels.without_control, levels.ceiling)
     content = {
         "title": title,
         "steps": lines[-1].step if lines else 0,
         "seconds": sum(line.seconds for line in lines),
         "following": {
             "caption": scores[-1][1] if scores else None,
-            "without_control": levels[0],
-            "ceiling": levels[1],
+            "without_control": None if levels is None else levels.without_control,
+            "ceiling": None if levels is None else levels.ceiling,
         },
         "convergence": None if rise is None else {**asdict(rise), "pace": rise.pace},
         "evaluations": [
@@ -79,8 +82,8 @@ def write_run_report(folder: RunFolder, title: str, validation: ShownValidation 
     losses = [(line.step, line.loss) for line in lines if line.loss is not None]
     notes = _notes(content, folder.read_json("settings.json") or {}, validation)
     data = ReportData(title, losses, convergence=rise, notes=notes)
-    if validation is not None and evaluations:
-        data = _with_evaluations(data, evaluations, folder, validation)
+    if validation is not None and levels is not None and evaluations:
+        data = _with_evaluations(data, evaluations, folder, validation, levels)
     write_report(data, folder.path)
     folder.write_json(REPORT, content)
     return content
@@ -94,7 +97,11 @@ def _comparable(lines: Sequence[MetricsLine]) -> list[tuple[int, Measured]]:
 
 
 def _with_evaluations(
-    data: ReportData, evaluations: Sequence[tuple[int, Measured]], folder: RunFolder, validation: ShownValidation
+    data: ReportData,
+    evaluations: Sequence[tuple[int, Measured]],
+    folder: RunFolder,
+    validation: ShownValidation,
+    levels: Levels,
 ) -> ReportData:
     """Add what was measured and drawn."""
     points = [
@@ -107,9 +114,9 @@ def _with_evaluations(
         evaluations=points,
         hints=validation.hints[:shown].cpu(),
         captions=validation.captions[:shown],
-        ceiling=validation.ceiling,
+        ceiling=levels.ceiling,
         ceiling_label=validation.ceiling_label,
-        without_control=validation.without_control,
+        without_control=levels.without_control,
     )
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from contextlib import closing
 from statistics import fmean, median
 from typing import Any
 
 from ..base import Base
 from ..data.dataset import PairDataset
-from .events import Evaluated, Event, Finished, Interrupted, Opened, State, Stepped
+from .events import Drawing, Evaluated, Event, Finished, Interrupted, Opened, State, Stepped
 from .model_card import NAME as CARD
 from .model_card import model_card
 from .report import REPORT, ShownValidation, write_run_report
@@ -76,29 +77,36 @@ class Session:
             WriteError: If the run's folder cannot be written.
         """
         listen(opened(self.run))
-        if not self.run.finished:
-            self._train(listen)
         folder = RunFolder(self.run.path)
-        report = folder.read_json(REPORT) if self.finished else None
-        if report is None:
-            report = write_run_report(folder, self.title, self.validation)
-            card = model_card(self.title, self.base.family.unet.family, self.settings, report, NET)
-            folder.write_text(CARD, card)
+        try:
+            if not self.run.finished:
+                self._train(listen)
+            report = folder.read_json(REPORT) if self.finished else None
+            if report is None:
+                report = self._report(folder, listen)
+        except BaseException:
+            kept = self.settings.steps if self.run.finished else max(folder.checkpoints.steps(), default=0)
+            listen(Interrupted(kept, self.settings.steps))
+            raise
         listen(Finished(str(folder.net_path), report))
         return report
 
     def _train(self, listen: Listener) -> None:
         """Do the steps that are left."""
         reports = train(self.settings, self.base, self.dataset, self.validation, listen)
-        try:
+        with closing(reports):  # between two steps this writes a checkpoint
             for report in reports:
                 for event in step_events(report, self.settings.steps):
                     listen(event)
-        except BaseException:
-            reports.close()  # between two steps this writes a checkpoint
-            kept = RunFolder(self.run.path).checkpoints.steps()
-            listen(Interrupted(kept[0] if kept else 0, self.settings.steps))
-            raise
+
+    def _report(self, folder: RunFolder, listen: Listener) -> dict[str, Any]:
+        """Write report and model card of the finished run."""
+        report = write_run_report(
+            folder, self.title, self.validation, lambda done, total: listen(Drawing(done, total))
+        )
+        card = model_card(self.title, self.base.family.unet.family, self.settings, report, NET)
+        folder.write_text(CARD, card)
+        return report
 
 
 def opened(run: Run) -> Opened:

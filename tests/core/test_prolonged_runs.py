@@ -15,12 +15,12 @@ from torch import Tensor
 
 from controlnet_core.data.dataset import Progress
 from controlnet_core.errors import CheckpointError, FamilyMismatchError, SettingError
-from controlnet_core.evaluation.validation import Evaluation
+from controlnet_core.evaluation.validation import Evaluation, Levels
 from controlnet_core.model.controlnet import ControlNet
 from controlnet_core.objective import Batch
 from controlnet_core.toy.shapes_dataset import ShapesDataset
 from controlnet_core.training.checkpoint import CheckpointWarning
-from controlnet_core.training.events import Event, Interrupted, Opened, Stepped, event_json, event_lines
+from controlnet_core.training.events import Drawing, Event, Interrupted, Opened, Stepped, event_json, event_lines
 from controlnet_core.training.metrics import MetricsLine
 from controlnet_core.training.resume import Run, find_run
 from controlnet_core.training.run import train
@@ -54,8 +54,13 @@ def trained(chosen: TrainSettings) -> tuple[int, Path]:
 class Measuring:
     """A validation that measures the same each time, and draws two grey pictures."""
 
-    ceiling, without_control, ceiling_label = 1.0, 0.0, "the best"
+    ceiling_label = "the best"
     hints, captions = torch.zeros(2, 3, 32, 32), ("a", "b")
+
+    def levels(self, progress: Progress | None = None) -> Levels:
+        if progress is not None:
+            progress(2, 2)
+        return Levels(without_control=0.0, ceiling=1.0)
 
     def evaluate(self, net: ControlNet, progress: Progress | None = None) -> Evaluation:
         if progress is not None:
@@ -223,6 +228,24 @@ def test_a_session_tells_its_events(tmp_path: Path) -> None:
     assert [type(event).__name__ for event in told] == ["Opened", "Finished"]
 
 
+def test_interrupted_while_the_report_is_made_the_net_is_kept_and_the_report_comes_later(tmp_path: Path) -> None:
+    chosen, told = settings(tmp_path, 2), list[Event]()
+
+    def interrupting(event: Event) -> None:
+        told.append(event)
+        if isinstance(event, Drawing) and any(isinstance(one, Stepped) and one.step == 2 for one in told):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        Session(chosen, small_base(), PAIRS, Measuring(), "A run").go(interrupting)
+    assert told[-2:] == [Drawing(2, 2), Interrupted(2, 2)]
+    session = Session(chosen, small_base(), PAIRS, Measuring(), "A run")
+    assert session.run.finished and not session.finished
+    told.clear()
+    session.go(told.append)
+    assert [type(event).__name__ for event in told] == ["Opened", "Drawing", "Finished"]
+
+
 @pytest.mark.parametrize(("every", "kept"), [(1, 1), (500, 0)])
 def test_an_error_inside_a_step_tells_what_is_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, every: int, kept: int
@@ -259,8 +282,8 @@ def test_events_are_data(tmp_path: Path) -> None:
     told = list[Event]()
     Session(settings(tmp_path, 2), small_base(), PAIRS, Measuring(), "A run").go(told.append)
     objects = [json.loads(json.dumps(event_json(event))) for event in told]
-    kinds = ["opened", "encoding", "drawing", "evaluated", "stepped", "drawing", "evaluated", "stepped", "finished"]
-    assert [one["event"] for one in objects] == kinds
+    step = ["drawing", "evaluated", "stepped"]
+    assert [one["event"] for one in objects] == ["opened", "encoding", *step, *step, "drawing", "finished"]
     assert objects[4] == {"event": "stepped", "step": 1, "steps": 2, **objects[4]} and objects[4]["loss"] > 0
     measured = {name: objects[6][name] for name in ("following", "scores", "measures")}
     assert measured == {"following": 0.5, "scores": [0.25, 0.75], "measures": {"a": 1.0}}

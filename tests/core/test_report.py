@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from controlnet_core.data.dataset import Progress
-from controlnet_core.evaluation.validation import Evaluation
+from controlnet_core.evaluation.validation import Evaluation, Levels
 from controlnet_core.model.controlnet import ControlNet
 from controlnet_core.training.metrics import Measured, MetricsLine
 from controlnet_core.training.report import write_run_report
@@ -25,11 +25,12 @@ SCORES = {0: 0.2, 10: 0.25, 20: 0.8, 30: 0.85}
 class Known:
     """A validation whose numbers are known."""
 
-    ceiling: float = 0.9
-    without_control: float = 0.2
     hints: Tensor = field(default_factory=lambda: torch.zeros(8, 3, 16, 16))
     captions: tuple[str, ...] = tuple("abcdefgh")
     ceiling_label: str = "the best"
+
+    def levels(self, progress: Progress | None = None) -> Levels:
+        return Levels(without_control=0.2, ceiling=0.9)
 
     def evaluate(self, net: ControlNet, progress: Progress | None = None) -> Evaluation:
         """A report draws nothing."""

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from controlnet_core.data.dataset import Progress
-from controlnet_core.evaluation.validation import Evaluation
+from controlnet_core.evaluation.validation import Evaluation, Levels
 from controlnet_core.model.controlnet import ControlNet
 from controlnet_core.moving_average import MovingAverage
 from controlnet_core.toy.shapes_dataset import ShapesDataset
@@ -32,7 +32,8 @@ Training = Generator[StepReport, None, ControlNet]
 class Disturbance:
     """A validation that draws from torch's own random state, and checks that no gradient is kept."""
 
-    ceiling = without_control = 0.5
+    def levels(self, progress: Progress | None = None) -> Levels:
+        return Levels(0.5, 0.5)
 
     def evaluate(self, net: ControlNet, progress: Progress | None = None) -> Evaluation:
         assert not torch.is_grad_enabled()
