@@ -37,9 +37,10 @@ class TrainingView:
         self._open = ExitStack()
         self._interruption = Interruption(STOPPING)
         self._encoding, self._training = Bar("encoding", "pair"), Bar("training", "step")
+        self._fitting = Bar("fitting the hint encoder", "step")
 
     def __enter__(self) -> TrainingView:
-        for context in (self._interruption, self._encoding, self._training):
+        for context in (self._interruption, self._encoding, self._fitting, self._training):
             self._open.enter_context(context)
         return self
 
@@ -52,7 +53,7 @@ class TrainingView:
         Raises:
             Interrupted: If Ctrl-C was pressed and everything up to here can be kept.
         """
-        from ..training.events import Encoding, Evaluated, Opened, Stepped, event_lines
+        from ..training.events import Encoding, Evaluated, Fitting, Opened, Stepped, event_lines
 
         if isinstance(event, Opened | Evaluated):  # how a run ends, the command says itself
             for line in event_lines(event):
@@ -64,6 +65,10 @@ class TrainingView:
                 if self._interruption.asked:
                     message = f"stopped at once; {done:,} of {total:,} pairs are encoded and kept; {RESUMES}"
                     raise Interrupted(message, {"folder": str(self.path)})
+            case Fitting(done=done, total=total):
+                self._fitting.show(done, total)
+                if self._interruption.asked:
+                    raise Interrupted(f"stopped at once, before the first step; {RESUMES}", {"folder": str(self.path)})
             case Stepped(step=step, steps=steps) | Evaluated(step=step, steps=steps):
                 self._training.show(step, steps, **self._numbers())
                 if self._interruption.asked and step < steps:

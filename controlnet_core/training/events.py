@@ -51,6 +51,19 @@ class Encoding:
 
 
 @dataclass(frozen=True)
+class Fitting:
+    """The hint encoder is being fitted, before the first step.
+
+    Attributes:
+        done: Hints encoded and steps of the fit done so far.
+        total: Both in all.
+    """
+
+    done: int
+    total: int
+
+
+@dataclass(frozen=True)
 class Drawing:
     """Held-out hints are being drawn, to measure the run.
 
@@ -131,7 +144,7 @@ class Finished:
     report: dict[str, Any]
 
 
-Event = Opened | Encoding | Drawing | Stepped | Evaluated | Interrupted | Finished
+Event = Opened | Encoding | Fitting | Drawing | Stepped | Evaluated | Interrupted | Finished
 
 
 def event_json(event: Event) -> dict[str, Any]:
@@ -153,7 +166,7 @@ def event_lines(event: Event) -> list[str]:
             return [f"interrupted; step {event.step:,} of {event.steps:,} is kept"]
         case Finished():
             return [f"finished: {event.net}"]
-        case Encoding() | Drawing() | Stepped():
+        case Encoding() | Fitting() | Drawing() | Stepped():
             return []
 
 

@@ -13,7 +13,8 @@ import torch
 from torch.nn import functional
 
 from ..base import EncodesImages
-from ..data.dataset import PairDataset
+from ..data.dataset import PairDataset, Progress
+from ..errors import HintError
 from ..keyed import keyed_generator
 from ..model.controlnet import ControlNet
 
@@ -24,7 +25,9 @@ PIXELS_AT_ONCE = 8 * 512 * 512
 MOST_AT_ONCE = 8
 
 
-def show_hints_as_latents(net: ControlNet, base: EncodesImages, dataset: PairDataset, seed: int) -> float:
+def show_hints_as_latents(
+    net: ControlNet, base: EncodesImages, dataset: PairDataset, seed: int, progress: Progress | None = None
+) -> float:
     """Fit the hint encoder to the output of the copy's first convolution for the latents of hints.
 
     Arguments:
@@ -32,16 +35,34 @@ def show_hints_as_latents(net: ControlNet, base: EncodesImages, dataset: PairDat
         base: Its autoencoder encodes the hints.
         dataset: Where the hints come from.
         seed: Seeds the choice of hints.
+        progress: Told how many hints are encoded and how many steps of the fit are done, both counted together.
 
     Returns:
         The share of the features' variance that the fitted hint encoder misses.
+
+    Raises:
+        HintError: If the hints have other than three channels, so that the autoencoder cannot encode them.
     """
+    if net.hint_channels != 3:
+        raise HintError(
+            found=f"hints of {net.hint_channels} channels, to be shown as latents",
+            expected="3 channels, which the autoencoder encodes",
+            do='give the hints 3 channels, or set hint_start to "zero"',
+        )
     order = torch.randperm(len(dataset), generator=keyed_generator("hint start", seed)).tolist()
     chosen = order[:HINTS]
+
+    def tell(done: int) -> None:
+        if progress is not None:
+            progress(done, len(chosen) + STEPS)
+
     pixels = dataset.hints(chosen[:1])[0, 0].numel()
     batch_size = max(1, min(MOST_AT_ONCE, PIXELS_AT_ONCE // pixels))
-    with torch.no_grad():
-        targets = torch.cat([_features(net, base, dataset.hints([row])) for row in chosen])
+    features = []
+    for row in chosen:
+        features.append(_features(net, base, dataset.hints([row])))
+        tell(len(features))
+    targets = torch.cat(features)
     variance = targets.var()
     optimizer = torch.optim.AdamW(net.hint_encoder.parameters(), lr=LEARNING_RATE, weight_decay=0.0)
     missed = torch.ones(())
@@ -54,10 +75,12 @@ def show_hints_as_latents(net: ControlNet, base: EncodesImages, dataset: PairDat
         optimizer.zero_grad()
         missed.backward()
         optimizer.step()
+        tell(len(chosen) + step + 1)
     optimizer.zero_grad()
     return missed.item()
 
 
+@torch.no_grad()
 def _features(net: ControlNet, base: EncodesImages, hints: torch.Tensor) -> torch.Tensor:
     """The output of the copy's first convolution for the latents of hints, without its bias: (B, C, h, w)."""
     convolution = net.encoder.input_convolution

@@ -36,6 +36,7 @@ TRUNK: Mapping[str, object] = MappingProxyType(
         "hint_encoder": ALWAYS,
         "seed": ALWAYS,
         "start_from": None,
+        "hint_start": "zero",
     }
 )
 """The settings of a trunk. A setting that was added later is left out at the value given here, which stands for the

@@ -11,12 +11,11 @@ from ..data.dataset import PairDataset
 from ..errors import RunFolderError
 from ..version import __version__
 from ..whole_file import sweep, writing
-from .checkpoint import Checkpoints
+from .checkpoint import Checkpoint, Checkpoints
 from .identity import BRANCH, FORMAT, Trunk, differences, run_name, trunk_of
 from .metrics import MetricsLine
 from .run_folder import NET, RunFolder, read_json
 from .settings import TrainSettings
-from .step import Trainer
 
 ABOUT = "run.json"
 SETTINGS = "settings.json"
@@ -120,8 +119,8 @@ def run_path(settings: TrainSettings, base: Base, dataset: PairDataset) -> Path:
     return settings.out / run_name(trunk_of(settings, base, dataset), settings)
 
 
-def resume(run: Run, folder: RunFolder, trainer: Trainer) -> list[MetricsLine]:
-    """Restore the furthest intact checkpoint on a run's path; return the metrics up to there.
+def resume(run: Run, folder: RunFolder) -> tuple[Checkpoint | None, list[MetricsLine]]:
+    """Read the furthest intact checkpoint on a run's path, if there is one, and the metrics up to there.
 
     One of another run is copied, with the metrics and samples up to there, so that nothing depends on that folder.
     """
@@ -130,14 +129,13 @@ def resume(run: Run, folder: RunFolder, trainer: Trainer) -> list[MetricsLine]:
         checkpoint = other.checkpoints.read(start.step)
         if checkpoint is None:
             continue
-        trainer.restore(checkpoint)
         if other is folder:
-            return folder.metrics.rewind(start.step)
+            return checkpoint, folder.metrics.rewind(start.step)
         lines = [_copied(line, other, folder) for line in other.metrics.read() if line.step <= start.step]
         folder.metrics.write(lines)
         folder.checkpoints.write(checkpoint, run.settings.branch_step)
-        return lines
-    return folder.metrics.rewind(-1)
+        return checkpoint, lines
+    return None, folder.metrics.rewind(-1)
 
 
 def _copied(line: MetricsLine, other: RunFolder, folder: RunFolder) -> MetricsLine:

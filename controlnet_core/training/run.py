@@ -15,7 +15,8 @@ from ..version import __version__
 from ..weights.load import load_controlnet
 from ..weights.save import save_controlnet
 from .batches import Batches
-from .events import Drawing, Encoding
+from .events import Drawing, Encoding, Fitting
+from .hint_start import show_hints_as_latents
 from .identity import start_file
 from .metrics import Measured, MetricsLine
 from .resume import Run, find_run, resume
@@ -32,7 +33,7 @@ def train(
     base: Base,
     dataset: PairDataset,
     validation: Validation | None = None,
-    listen: Callable[[Encoding | Drawing], None] = lambda event: None,
+    listen: Callable[[Encoding | Fitting | Drawing], None] = lambda event: None,
 ) -> Generator[StepReport, None, ControlNet]:
     """Train a ControlNet, or resume training it.
 
@@ -45,7 +46,8 @@ def train(
         base: The locked base.
         dataset: The pairs.
         validation: What measures the net as it trains. If it raises, a checkpoint is written.
-        listen: Called with the progress of encoding pairs and drawing held-out hints. If it raises, the run stops.
+        listen: Called with the progress of encoding pairs, fitting the hint encoder and drawing held-out hints. If it
+            raises, the run stops.
 
     Returns:
         The trained net: the moving average of the weights, also in the run's `controlnet.safetensors`. A finished run
@@ -54,6 +56,7 @@ def train(
     Raises:
         CheckpointError: If the net to start from cannot be read.
         FamilyMismatchError: If the net to start from has other sizes than this one.
+        HintError: If hints without three channels are to be shown as latents.
         SettingError: If there is no net to start from.
         TrainingError: If the loss is not finite.
         WriteError: If the run's folder cannot be written.
@@ -64,8 +67,13 @@ def train(
     folder = run.open()
     encoded = encode_dataset(base, dataset, settings.out / "cache", lambda done, total: listen(Encoding(done, total)))
     batches = Batches(settings, base, encoded, dataset)
-    trainer = Trainer(settings, base, initial_net(settings, base, dataset))
-    record = Record(folder, trainer, resume(run, folder, trainer), validation, listen)
+    net, (checkpoint, lines) = initial_net(settings, base, dataset), resume(run, folder)
+    if checkpoint is None and settings.hint_start == "latents" and settings.start_from is None:
+        show_hints_as_latents(net, base, dataset, settings.seed, lambda done, total: listen(Fitting(done, total)))
+    trainer = Trainer(settings, base, net)
+    if checkpoint is not None:
+        trainer.restore(checkpoint)
+    record = Record(folder, trainer, lines, validation, listen)
     try:
         if record.lacks_evaluation:
             yield record.add(record.evaluated(StepReport(trainer.step, None, 0.0, 0.0)))
@@ -149,7 +157,7 @@ class Record:
         trainer: Trainer,
         lines: list[MetricsLine],
         validation: Validation | None,
-        listen: Callable[[Encoding | Drawing], None],
+        listen: Callable[[Drawing], None],
     ) -> None:
         self.folder = folder
         self.trainer = trainer

@@ -53,6 +53,11 @@ class TrainSettings(BaseModel):
     hint_encoder: Literal["reference", "paper"] = Field(
         "reference", description='The hint encoder: "reference", which every tool loads, or "paper".'
     )
+    hint_start: Literal["zero", "latents"] = Field(
+        "zero",
+        description='How the hint encoder starts: "zero", with its last convolution at zero (the paper), or "latents", '
+        "fitted first to show the copy each hint as the base sees a picture.",
+    )
     seed: int = Field(0, ge=0, lt=2**63, description="Seeds every random draw.")
     checkpoint_every: Count = Field(500, description="Steps between two checkpoints.")
     evaluation: EvaluationSettings = Field(

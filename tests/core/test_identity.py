@@ -75,6 +75,7 @@ def test_what_changes_no_net_renames_no_run(change: dict[str, Any]) -> None:
         {"average_decay": 0.9},
         {"prompt_drop": 0.4},
         {"hint_encoder": "paper"},
+        {"hint_start": "latents"},
         {"seed": 1},
     ],
 )

@@ -16,6 +16,7 @@ from ....controlnet_core.training.events import (
     Encoding,
     Evaluated,
     Event,
+    Fitting,
     Interrupted,
     Opened,
     Stepped,
@@ -54,6 +55,8 @@ class TrainingDisplay:
                 self._say(event_lines(event)[-1], True)
             case Encoding(done=done, total=total):
                 self._say(f"encoding pair {done:,} of {total:,}", done == total)
+            case Fitting(done=done, total=total):
+                self._say(f"fitting the hint encoder: {done} of {total}", done == total)
             case Drawing(done=done, total=total):
                 self._say(f"{self._status()} · drawing held-out hints: {done} of {total}", False)
             case Stepped(step=step, steps=steps):
@@ -64,7 +67,7 @@ class TrainingDisplay:
                 self._say(self._status(), True)
             case Interrupted(step=step, steps=steps):
                 self._say(f"interrupted at step {step:,} of {steps:,}: Run resumes from there", True)
-        if isinstance(event, Encoding | Drawing | Stepped | Evaluated):
+        if isinstance(event, Encoding | Fitting | Drawing | Stepped | Evaluated):
             comfy.model_management.throw_exception_if_processing_interrupted()
 
     def _say(self, text: str, now: bool) -> None:
