@@ -7,7 +7,7 @@ from collections.abc import Callable, Generator
 
 from ..base import Base
 from ..data.cache import encode_dataset
-from ..data.dataset import PairDataset
+from ..data.dataset import PairDataset, Progress
 from ..errors import FamilyMismatchError
 from ..evaluation.validation import Validation
 from ..model.controlnet import ControlNet
@@ -15,6 +15,7 @@ from ..version import __version__
 from ..weights.load import load_controlnet
 from ..weights.save import save_controlnet
 from .batches import Batches
+from .checkpoint import Checkpoint
 from .events import Drawing, Encoding, Fitting
 from .hint_start import show_hints_as_latents
 from .identity import start_file
@@ -67,12 +68,8 @@ def train(
     folder = run.open()
     encoded = encode_dataset(base, dataset, settings.out / "cache", lambda done, total: listen(Encoding(done, total)))
     batches = Batches(settings, base, encoded, dataset)
-    net, (checkpoint, lines) = initial_net(settings, base, dataset), resume(run, folder)
-    if checkpoint is None and settings.hint_start == "latents" and settings.start_from is None:
-        show_hints_as_latents(net, base, dataset, settings.seed, lambda done, total: listen(Fitting(done, total)))
-    trainer = Trainer(settings, base, net)
-    if checkpoint is not None:
-        trainer.restore(checkpoint)
+    checkpoint, lines = resume(run, folder)
+    trainer = opened_trainer(settings, base, dataset, checkpoint, lambda done, total: listen(Fitting(done, total)))
     record = Record(folder, trainer, lines, validation, listen)
     try:
         if record.lacks_evaluation:
@@ -91,6 +88,31 @@ def train(
     net = trainer.averaged_net()
     save_controlnet(net, folder.net_path, metadata=provenance(run, folder))
     return net
+
+
+def opened_trainer(
+    settings: TrainSettings, base: Base, dataset: PairDataset, checkpoint: Checkpoint | None, progress: Progress
+) -> Trainer:
+    """The trainer as a checkpoint holds it; without one, before its first step.
+
+    Arguments:
+        settings: The run's settings.
+        base: The locked base.
+        dataset: The pairs.
+        checkpoint: Where the run resumes, if it does.
+        progress: Told how far the hint encoder is fitted, where it is.
+
+    Raises:
+        CheckpointError, FamilyMismatchError: As `initial_net` does.
+        HintError: If hints without three channels are to be shown as latents.
+    """
+    net = initial_net(settings, base, dataset)
+    if checkpoint is None and settings.hint_start == "latents" and settings.start_from is None:
+        show_hints_as_latents(net, base, dataset, settings.seed, progress)
+    trainer = Trainer(settings, base, net)
+    if checkpoint is not None:
+        trainer.restore(checkpoint)
+    return trainer
 
 
 def initial_net(settings: TrainSettings, base: Base, dataset: PairDataset) -> ControlNet:
