@@ -5,6 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io
 from torch import Tensor
 
+from ..controlnet_core.control.step import GuidanceSide
 from .application_form import OWN_SIDE, application_inputs, read_application
 from .bridge.control.apply import apply_stack, configured
 from .bridge.host.types import Conditioning, HostControlNet, HostVae
@@ -61,4 +62,6 @@ class ApplyControlNet(io.ComfyNode):
         application = read_application(strength, start_percent, end_percent, curve, side, block_weights)
         net = configured(control_net, application, cls.hidden.unique_id)
         stack = [(net, image, strength, start_percent, end_percent)]
-        return io.NodeOutput(*apply_stack((positive, negative), stack, vae, cls.hidden.unique_id))
+        given: dict[GuidanceSide, Conditioning] = {"conditional": positive, "unconditional": negative}
+        applied = apply_stack(given, stack, vae, cls.hidden.unique_id)
+        return io.NodeOutput(*(applied[side] for side in given))

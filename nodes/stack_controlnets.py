@@ -5,6 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io
 from torch import Tensor
 
+from ..controlnet_core.control.step import GuidanceSide
 from .application_form import OWN_SIDE, ControlNetStack, application_inputs, read_application
 from .bridge.control.apply import apply_stack, configured, read_stack
 from .bridge.host.blocking import blocked
@@ -62,8 +63,9 @@ class StackControlNets(io.ComfyNode):
         application = read_application(strength, start_percent, end_percent, curve, side, block_weights)
         net = configured(control_net, application, cls.hidden.unique_id)
         longer = [*read_stack(stack), (net, image, strength, start_percent, end_percent)]
-        given = {"positive": positive, "negative": negative}
-        connected = {name: conditioning for name, conditioning in given.items() if conditioning is not None}
-        conditionings = apply_stack(list(connected.values()), longer, vae, cls.hidden.unique_id)
-        applied = dict(zip(connected, conditionings, strict=True))
-        return io.NodeOutput(longer, *(applied.get(name) or blocked(cls, name) for name in given))
+        given: dict[GuidanceSide, Conditioning | None] = {"conditional": positive, "unconditional": negative}
+        connected = {side: conditioning for side, conditioning in given.items() if conditioning is not None}
+        applied = apply_stack(connected, longer, vae, cls.hidden.unique_id)
+        names = ("positive", "negative")
+        outputs = (applied.get(side) or blocked(cls, name) for side, name in zip(given, names, strict=True))
+        return io.NodeOutput(longer, *outputs)

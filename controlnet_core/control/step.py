@@ -69,7 +69,8 @@ def run_net(
         side: The side of guidance that the net acts on, or both.
         factors: The factor of each skip and then the middle block, from `Application.factors_at`; empty outside the
             window.
-        embedded_hint: Maps the latents to the embedded hints; hint i steers picture i, and fewer hints are repeated.
+        embedded_hint: Maps the latents to the embedded hints: one for each row, or hint i for picture i, and fewer
+            hints are repeated.
         mask: Where the net acts, shape (B or 1, 1, h, w); mask i belongs to picture i, and fewer masks are repeated.
 
     Returns:
@@ -82,6 +83,7 @@ def run_net(
     part = step if whole else step.rows(rows)
     pictures = rows % step.pictures
     hint = embedded_hint(step.x)
+    hint_rows = rows if len(hint) == len(step.x) else pictures % len(hint)
     deepest = max(index for index, factor in enumerate(factors, start=1) if factor)
     output: Residuals = net(
         part.x,
@@ -89,7 +91,7 @@ def run_net(
         part.timesteps,
         part.context,
         part.y,
-        embedded_hint=hint if len(hint) == 1 else hint[pictures % len(hint)],
+        embedded_hint=hint if len(hint) == 1 else hint[hint_rows],
         blocks=None if deepest == len(factors) else deepest,
     )
     output = output.scaled(factors)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+import comfy.controlnet
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -185,7 +186,7 @@ def test_a_curve_without_meaning_is_said_on_the_node(host: Host) -> None:
     foreign = host.bridge("control.foreign_net")
     host.server.texts.clear()
     application = host.core("control.application").Application(curve="cfg_resolution", side="conditional")
-    net = foreign.WeightedControl(TransformerNet(), application, "7")
+    net = foreign.weighted(TransformerNet(), foreign.Weighting(application, "7"))
     net.pre_run(None, lambda percent: 1 - percent)
     for _ in range(2):
         control = net.get_control(torch.zeros(2, 4, 8, 8), torch.ones(2), {}, 2, {"cond_or_uncond": [1, 0]})
@@ -195,18 +196,12 @@ def test_a_curve_without_meaning_is_said_on_the_node(host: Host) -> None:
     assert torch.equal(control["output"][0][1], torch.ones(6, 3))
 
 
-class TransformerNet:
+class TransformerNet(comfy.controlnet.ControlBase):  # type: ignore[misc]  # ComfyUI is untyped
     """What ComfyUI's nets for Flux give: tokens in place of pixels."""
 
-    extra_hooks = None
-    latent_format = None
-    concat_mask = False
-    cond_hint_original = torch.zeros(1, 3, 64, 64)
-    timestep_percent_range = (0.0, 1.0)
-    timestep_range = (1.0, 0.0)
-
-    def pre_run(self, model: object, percent_to_timestep_function: object) -> None:
-        """Begin."""
+    def __init__(self) -> None:
+        super().__init__()
+        self.cond_hint_original = torch.zeros(1, 3, 64, 64)
 
     def get_control(self, *step: object) -> dict[str, list[torch.Tensor]]:
         """Residuals of two rows with six tokens."""

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
 
 from ....controlnet_core.control.application import Application
+from ....controlnet_core.control.step import GuidanceSide
 from ....controlnet_core.errors import SettingError
 from ..host.types import Conditioning, HostControlNet, HostStack, HostVae
 from ..loading.families import check_conditioning
-from .foreign_net import WeightedControl
+from .foreign_net import WeightedControl, Weighting, weighted
 from .residual_hook import CoreControlNet
+from .sides import Applied, marked
 
 OURS = (CoreControlNet, WeightedControl)
 StackEntry = tuple[HostControlNet, Tensor, float, float, float]
@@ -37,18 +39,18 @@ def configured(net: HostControlNet, application: Application, node_id: str | Non
         return copied
     if application.curve == "flat" and application.acting_side == "both":
         return net
-    return WeightedControl(net.copy(), application, node_id)
+    return weighted(net.copy(), Weighting(application, node_id))
 
 
 def apply_stack(
-    conditionings: Sequence[Conditioning], stack: Sequence[StackEntry], vae: HostVae, node_id: str | None
-) -> list[Conditioning]:
+    conditionings: Mapping[GuidanceSide, Conditioning], stack: Sequence[StackEntry], vae: HostVae, node_id: str | None
+) -> dict[GuidanceSide, Conditioning]:
     """Add nets after those that the conditionings already have; no argument is changed.
 
     A net applied to several conditionings is one object in all of them, so that ComfyUI runs them in one batch.
 
     Arguments:
-        conditionings: Positive and negative, or one of them.
+        conditionings: Positive (conditional) and negative (unconditional), or one of them.
         stack: The nets in their order; one of strength 0 is left out.
         vae: For nets that read latents, or None.
         node_id: The node to show warnings on, of nets that are not ours.
@@ -60,32 +62,42 @@ def apply_stack(
     for net, hints, strength, start, end in stack:
         application = Application(strength, start, end)
         if strength:
-            wrapped = net if isinstance(net, OURS) else WeightedControl(net.copy(), application, node_id)
-            conditionings = _applied(conditionings, wrapped, hints, strength, (start, end), vae)
-    return list(conditionings)
+            ours = net if isinstance(net, OURS) else weighted(net.copy(), Weighting(application, node_id))
+            conditionings = _applied(conditionings, ours, hints, strength, (start, end), vae)
+    return dict(conditionings)
 
 
 def _applied(
-    conditionings: Sequence[Conditioning],
+    conditionings: Mapping[GuidanceSide, Conditioning],
     net: HostControlNet,
     hints: Tensor,
     strength: float,
     window: tuple[float, float],
     vae: HostVae,
-) -> list[Conditioning]:
-    """Apply one net."""
+) -> dict[GuidanceSide, Conditioning]:
+    """Apply one net. Where it acts on one side only, each conditioning is marked with its side."""
     copies: dict[Any, Any] = {}
-    pixels = hints.movedim(-1, 1)
+    applied = Applied(tuple(conditionings))
 
-    def controlled(embedding: Tensor, options: dict[str, Any]) -> list[Any]:
-        check_conditioning(net, embedding, options)
-        previous = options.get("control")
+    def copied(previous: HostControlNet | None) -> HostControlNet:
         if previous not in copies:
-            copied = net.copy().set_cond_hint(pixels, strength, window, vae=vae)
-            copies[previous] = copied.set_previous_controlnet(previous)
-        return [embedding, {**options, "control": copies[previous], "control_apply_to_uncond": False}]
+            copy = net.copy().set_cond_hint(hints.movedim(-1, 1), strength, window, vae=vae)
+            copy.applied = applied
+            copies[previous] = copy.set_previous_controlnet(previous)
+        return copies[previous]
 
-    return [[controlled(*entry) for entry in conditioning] for conditioning in conditionings]
+    def controlled(embedding: Tensor, options: dict[str, Any], side: GuidanceSide) -> list[Any]:
+        check_conditioning(net, embedding, options)
+        control = copied(options.get("control"))
+        changed = {**options, "control": control, "control_apply_to_uncond": False}
+        if control.application.acting_side != "both":
+            changed["model_conds"] = marked(options, applied, side)
+        return [embedding, changed]
+
+    return {
+        side: [controlled(embedding, options, side) for embedding, options in conditioning]
+        for side, conditioning in conditionings.items()
+    }
 
 
 def read_stack(stack: HostStack) -> list[StackEntry]:

@@ -1,9 +1,12 @@
-"""A CONTROL_NET that is not ours, with a curve of block weights and a side of guidance."""
+"""A CONTROL_NET that is not ours, with a curve, a side of guidance, and hints that follow their pictures."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import comfy.controlnet
@@ -17,115 +20,147 @@ from ..host.messages import warn
 from ..host.types import HostControlNet, HostModel
 from .host_residuals import HostResiduals, added
 from .notes import run_notes
-from .residual_hook import previous_residuals, side_of
+from .residual_hook import previous_residuals
+from .rows import Rows, rows_of
+from .sides import SIDE_UNKNOWN, Applied, GuidanceSides, SideMarks, read_marks, sides_in
 
+Net: Any = object
+"""The class that `WeightedControl` is mixed into."""
 NO_RESOLUTIONS = "this net's model has no blocks of different resolution, so the curve is not used"
 
 
-class WeightedControl(comfy.controlnet.ControlBase):
-    """A net of ComfyUI or another extension, evaluated alone; a copy of its residuals is weighted, then added.
+@dataclass
+class Weighting:
+    """How a net is weighted, and the state of one sampling.
 
-    Arguments:
-        inner: The net, a copy that nobody else uses.
-        application: How it is applied; its curve and side act here, strength and window in the inner net.
+    Attributes:
+        application: Its curve and side act here; strength and window in the net itself.
         node_id: The node that shows warnings; None is the one that samples.
+        applied: The sides of guidance it was applied on, if our nodes applied it.
+        sides: The sides of the current sampling.
+        warned: The warnings that were shown.
+        begun: Whether the net was asked for residuals.
     """
 
-    def __init__(self, inner: HostControlNet, application: Application, node_id: str | None) -> None:
-        super().__init__()
-        self.inner = inner
-        self.application = application
-        self.node_id = node_id
-        self.extra_hooks = inner.extra_hooks
-        self.latent_format = inner.latent_format
-        self.concat_mask = inner.concat_mask
-        self._warned = self._warned_of_curve = False
+    application: Application
+    node_id: str | None
+    applied: Applied | None = None
+    sides: GuidanceSides | None = None
+    warned: set[str] = field(default_factory=set)
+    begun: bool = False
+
+    def begin(self, model: HostModel) -> None:
+        """Begin a sampling."""
+        self.sides = sides_in(self.sides, self.applied, model)
+        self.warned, self.begun = set(), False
+
+    def copy(self) -> Weighting:
+        """The same weighting, outside a sampling."""
+        return Weighting(self.application, self.node_id, self.applied)
+
+
+class WeightedControl(Net):
+    """What `weighted` adds to the class of a net: a copy of its residuals is weighted, then added to those before.
+
+    Everything else is the net's own, so whatever reads its hint, strength or window, or sets them, finds them.
+    """
+
+    weighting: Weighting
+    cond_hint_original: Tensor
+    cond_hint: Tensor | None
 
     @property
-    def control_model(self) -> object:
-        """The module that runs."""
-        return getattr(self.inner, "control_model", None)
+    def applied(self) -> Applied | None:
+        """The sides of guidance it was applied on, if our nodes applied it."""
+        return self.weighting.applied
 
-    def set_cond_hint(self, *arguments: object, **named: object) -> WeightedControl:
-        """Give the net its hint, strength and window."""
-        self.inner.set_cond_hint(*arguments, **named)
-        return self
+    @applied.setter
+    def applied(self, applied: Applied | None) -> None:
+        self.weighting.applied = applied
 
-    def set_extra_arg(self, argument: str, value: object = None) -> None:
-        """Give the net a further argument, such as a union net's type."""
-        self.inner.set_extra_arg(argument, value)
+    @property
+    def application(self) -> Application:
+        """How it is applied."""
+        return self.weighting.application
 
     def copy(self) -> WeightedControl:
         """A copy to be configured on its own."""
-        return WeightedControl(self.inner.copy(), self.application, self.node_id)
-
-    def deepclone_multigpu(self, load_device: torch.device, autoregister: bool = False) -> WeightedControl:
-        """A copy with weights of its own, for another device."""
-        cloned = WeightedControl(self.inner.deepclone_multigpu(load_device), self.application, self.node_id)
-        if autoregister:
-            self.multigpu_clones[load_device] = cloned
-        return cloned
-
-    def get_models(self) -> list[Any]:
-        """The patchers to load before sampling."""
-        return [*super().get_models(), *self.inner.get_models()]
-
-    def inference_memory_requirements(self, dtype: torch.dtype) -> float:
-        """Bytes that the nets need besides their patchers'."""
-        own: float = self.inner.inference_memory_requirements(dtype)
-        before: float = super().inference_memory_requirements(dtype)
-        return own + before
+        return weighted(super().copy(), self.weighting.copy())
 
     def pre_run(self, model: HostModel, percent_to_timestep_function: Callable[[float], float]) -> None:
         """Begin a sampling."""
         super().pre_run(model, percent_to_timestep_function)
-        self.inner.pre_run(model, percent_to_timestep_function)
-        self._warned = self._warned_of_curve = False
+        self.weighting.begin(model)
 
     def cleanup(self) -> None:
         """End a sampling."""
-        self.inner.cleanup()
+        self.weighting.sides = None
         super().cleanup()
 
     def get_control(
         self, x_noisy: Tensor, t: Tensor, cond: dict[str, Any], batched_number: int, transformer_options: dict[str, Any]
     ) -> HostResiduals | None:
         """What this net and those before it add at one step; arguments as `CoreControlNet.get_control`."""
+        marks = read_marks(cond, transformer_options)
         step = (x_noisy, t, cond, batched_number, transformer_options)
-        if not self._warned:
-            self._warned = True
-            window = Window(*map(float, self.inner.timestep_range))
-            for note in run_notes(self.inner, window, x_noisy, batched_number, transformer_options):
-                warn(f"{type(self.inner).__name__}: {note}", self.node_id)
+        rows = rows_of(len(x_noisy), batched_number, transformer_options)
+        if not self.weighting.begun:
+            self.weighting.begun = True
+            window = Window(*map(float, self.timestep_range))
+            self._warn(run_notes(self, window, x_noisy, rows, transformer_options))
         previous = previous_residuals(self, *step)
-        sides = [side_of(index) for index in transformer_options["cond_or_uncond"]]
-        acting = [self.application.acting_side in ("both", side) for side in sides]
-        control = self.inner.get_control(*step) if any(acting) else None
+        acting = self._acting(marks, transformer_options)
+        if not any(acting):
+            return previous
+        with comfy.controlnet.ControlIsolation(self), self._hints_of(rows):
+            control: HostResiduals | None = super().get_control(*step)
         if control is None:
             return previous
         if self.application.curve == "flat" and all(acting):
             return added(previous, control)
-        rows = torch.tensor(acting, device=x_noisy.device).repeat_interleave(len(x_noisy) // len(acting))
-        return added(previous, self._weighted(control, x_noisy.shape[-2], rows))
+        on = torch.tensor(acting * rows.tiles, device=x_noisy.device).repeat_interleave(len(rows.frames))
+        return added(previous, self._weighted(control, x_noisy.shape[-2], on))
+
+    @contextmanager
+    def _hints_of(self, rows: Rows) -> Iterator[None]:
+        """While a part of the batch is drawn, show the net only the hints of its pictures."""
+        hints: Tensor = self.cond_hint_original
+        if rows.whole or len(hints) == 1:
+            yield
+            return
+        self.cond_hint_original, self.cond_hint = hints[[frame % len(hints) for frame in rows.frames]], None
+        try:
+            yield
+        finally:
+            self.cond_hint_original, self.cond_hint = hints, None
+
+    def _acting(self, marks: SideMarks | None, transformer_options: dict[str, Any]) -> list[bool]:
+        """Whether the net acts on each part of the batch."""
+        side, sides = self.application.acting_side, self.weighting.sides
+        known = None if sides is None else sides.of_parts(marks, transformer_options)
+        if side == "both" or known is None:
+            if side != "both":
+                self._warn([SIDE_UNKNOWN])
+            return [True] * len(transformer_options["cond_or_uncond"])
+        return [part == side for part in known]
 
     def _weighted(self, control: HostResiduals, latent_height: int, rows: Tensor) -> HostResiduals:
-        """A weighted copy of a net's residuals, zero in the rows of a side that is off."""
+        """A weighted copy of the net's residuals, zero in the rows where it does not act."""
         tensors = [residual for items in control.values() for residual in items if residual is not None]
         if any(residual.ndim != 4 for residual in tensors):
-            if not self._warned_of_curve and self.application.curve != "flat":
-                self._warned_of_curve = True
-                warn(NO_RESOLUTIONS, self.node_id)
+            if self.application.curve != "flat":
+                self._warn([NO_RESOLUTIONS])
             factors = {place: [1.0] * len(items) for place, items in control.items()}
         else:
             factors = self._factors(control, latent_height)
 
-        def weighted(residual: Tensor | None, factor: float) -> Tensor | None:
+        def weighted_rows(residual: Tensor | None, factor: float) -> Tensor | None:
             if residual is None:
                 return None
             expanded = residual.expand(len(rows), *residual.shape[1:]) if len(residual) == 1 else residual
             return expanded * rows.to(residual.dtype).reshape(-1, *(1,) * (residual.ndim - 1)) * factor
 
-        return {place: list(map(weighted, items, factors[place])) for place, items in control.items()}
+        return {place: list(map(weighted_rows, items, factors[place])) for place, items in control.items()}
 
     def _factors(self, control: HostResiduals, latent_height: int) -> dict[str, list[float]]:
         """The weight of each residual. T2I-Adapters give theirs in "input", deepest first."""
@@ -138,6 +173,33 @@ class WeightedControl(comfy.controlnet.ControlBase):
         *weights, middle = block_weights(self.application.curve, blocks, latent_height)
         others = {name: [1.0] * len(items) for name, items in control.items()}
         return {**others, "middle": [middle] * len(middles), place: weights[::order]}
+
+    def _warn(self, notes: Sequence[str]) -> None:
+        """Show warnings that were not shown yet."""
+        for note in notes:
+            if note not in self.weighting.warned:
+                self.weighting.warned.add(note)
+                warn(f"{_plain_class(type(self)).__name__}: {note}", self.weighting.node_id)
+
+
+def weighted(net: HostControlNet, weighting: Weighting) -> WeightedControl:
+    """Let a net, a copy that nobody else uses, weight its own residuals: it stays an instance of its class."""
+    net.__class__ = _weighted_class(_plain_class(type(net)))  # type: ignore[arg-type]  # classes are hashable
+    net.weighting = weighting
+    found: WeightedControl = net
+    return found
+
+
+@cache
+def _weighted_class(plain: type[Any]) -> type[Any]:
+    """A class of nets, with weighting."""
+    return type(plain.__name__, (WeightedControl, plain), {"__module__": plain.__module__})
+
+
+def _plain_class(cls: type[Any]) -> type[Any]:
+    """A class of nets without weighting."""
+    plain: type[Any] = cls.__mro__[2] if issubclass(cls, WeightedControl) else cls
+    return plain
 
 
 def _levels(tensors: Sequence[Tensor | None], latent_height: int) -> list[int]:

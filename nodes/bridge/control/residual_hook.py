@@ -19,12 +19,13 @@ from ....controlnet_core.control.curves import Curve, Side
 from ....controlnet_core.control.step import GuidanceSide, StepInput, run_net
 from ....controlnet_core.errors import HintError
 from ....controlnet_core.model.controlnet import ControlNet
-from ....controlnet_core.model.residuals import Residuals
 from ..host.messages import warn
 from ..host.types import HostControlNet, HostModel
 from ..loading.families import check_model
 from .host_residuals import HostResiduals, added, host_residuals
 from .notes import PIXELS_PER_LATENT, run_notes
+from .rows import Rows, rows_of
+from .sides import SIDE_UNKNOWN, Applied, GuidanceSides, SideMarks, read_marks, sides_in
 
 NEVER_ACTED = "its side of guidance was not computed (at CFG 1 the negative side is not), or all its weights are 0"
 
@@ -36,18 +37,29 @@ class HostRun:
     Attributes:
         model_sampling: ComfyUI's noise schedule and scaling.
         window: The noise levels between which the net acts.
+        sides: The sides of guidance.
         embedded_hints: The encoded hints, by height and width of the latents and number of pictures.
-        warned: Whether the warnings about what the net will do were shown.
+        begun: Whether the net was asked for residuals.
+        warned: The warnings that were shown.
         steps: How many steps fell into the window.
         forwards: How often the net ran.
     """
 
     model_sampling: Any
     window: Window
+    sides: GuidanceSides
     embedded_hints: dict[tuple[int, int, int], Tensor] = field(default_factory=dict)
-    warned: bool = False
+    begun: bool = False
+    warned: set[str] = field(default_factory=set)
     steps: int = 0
     forwards: int = 0
+
+    def warn_once(self, control: CoreControlNet, notes: Sequence[str]) -> None:
+        """Show warnings that were not shown yet."""
+        for note in notes:
+            if note not in self.warned:
+                self.warned.add(note)
+                warn(f"{control.name}: {note}", control.node_id)
 
 
 class CoreControlNet(comfy.controlnet.ControlBase):
@@ -65,6 +77,7 @@ class CoreControlNet(comfy.controlnet.ControlBase):
         curve: A curve of block weights, or one weight for each skip and the middle.
         side: The side of guidance it acts on, or "both"; None is the curve's own.
         node_id: The node that shows warnings; None is the one that samples.
+        applied: The sides of guidance it was applied on, if our nodes applied it.
         run: The current sampling, or the last one if it was interrupted.
     """
 
@@ -77,6 +90,7 @@ class CoreControlNet(comfy.controlnet.ControlBase):
         self.curve: Curve = "flat"
         self.side: Side | None = None
         self.node_id: str | None = None
+        self.applied: Applied | None = None
         self.run: HostRun | None = None
 
     @property
@@ -98,7 +112,7 @@ class CoreControlNet(comfy.controlnet.ControlBase):
     def copy_to(self, c: CoreControlNet) -> None:
         """Copy the settings to another net."""
         super().copy_to(c)
-        c.curve, c.side, c.node_id = self.curve, self.side, self.node_id
+        c.curve, c.side, c.node_id, c.applied = self.curve, self.side, self.node_id, self.applied
 
     def deepclone_multigpu(self, load_device: torch.device, autoregister: bool = False) -> CoreControlNet:
         """A copy with weights of its own, for another device."""
@@ -125,7 +139,9 @@ class CoreControlNet(comfy.controlnet.ControlBase):
         """
         super().pre_run(model, percent_to_timestep_function)
         check_model(self.net, self.name, model)
-        self.run = HostRun(model.model_sampling, Window(*map(float, self.timestep_range)))
+        sides = sides_in(None if self.run is None else self.run.sides, self.applied, model)
+        self.run = HostRun(model.model_sampling, Window(*map(float, self.timestep_range)), sides)
+        self.cond_hint = None  # an interrupted sampling leaves what a tiler has put there
 
     def cleanup(self) -> None:
         """End a sampling; warn if the net had steps to act at and never did."""
@@ -146,66 +162,93 @@ class CoreControlNet(comfy.controlnet.ControlBase):
             batched_number: How many conditionings share the batch.
             transformer_options: Says which part is on which side of guidance.
         """
+        marks = read_marks(cond, transformer_options)
         previous = previous_residuals(self, x_noisy, t, cond, batched_number, transformer_options)
         run = self.run
         if run is None:
             raise RuntimeError("get_control was called outside a sampling: pre_run comes first")
-        if not run.warned:
-            run.warned = True
-            for note in run_notes(self, run.window, x_noisy, batched_number, transformer_options):
-                warn(f"{self.name}: {note}", self.node_id)
+        rows = rows_of(len(x_noisy), batched_number, transformer_options)
+        if not run.begun:
+            run.begun = True
+            run.warn_once(self, run_notes(self, run.window, x_noisy, rows, transformer_options))
         levels = self.net.block_levels
         factors = self.application.factors_at(float(t[0]), run.window, levels, x_noisy.shape[-2])
         if not factors:
             return previous
         run.steps += 1
-        residuals = self._residuals(run, self._step(run, x_noisy, t, cond, transformer_options), factors)
+        side, sides = self._sides(run, marks, transformer_options)
+        step = self._step(run, x_noisy, t, cond, sides * rows.tiles)
+        residuals = run_net(self.net, step, side, factors, lambda x: self._embedded_hint(run, x, rows))
         if residuals is None:
             return previous
-        return added(previous, host_residuals(residuals, len(levels.skips)))
+        run.forwards += 1
+        pooled = residuals.pooled() if self.global_average_pooling else residuals
+        return added(previous, host_residuals(pooled, len(levels.skips)))
+
+    def _sides(
+        self, run: HostRun, marks: SideMarks | None, transformer_options: dict[str, Any]
+    ) -> tuple[Side, tuple[GuidanceSide, ...]]:
+        """The side of guidance to act on, and that of each part."""
+        side, sides = self.application.acting_side, run.sides.of_parts(marks, transformer_options)
+        if sides is not None:
+            return side, tuple(sides)
+        if side != "both":
+            run.warn_once(self, [SIDE_UNKNOWN])
+        parts: list[GuidanceSide] = ["conditional"] * len(transformer_options["cond_or_uncond"])
+        return "both", tuple(parts)
 
     def _step(
-        self, run: HostRun, x_noisy: Tensor, t: Tensor, cond: dict[str, Any], transformer_options: dict[str, Any]
+        self, run: HostRun, x_noisy: Tensor, t: Tensor, cond: dict[str, Any], sides: tuple[GuidanceSide, ...]
     ) -> StepInput:
-        """The step as the core sees it: scaled latents, timesteps, and the side of each part."""
+        """The step as the core sees it: scaled latents, of which the net may read fewer channels, and timesteps."""
 
         def cast(tensor: Tensor) -> Tensor:
             return tensor.to(x_noisy.device, self.dtype)
 
         y = cond.get("y")
         return StepInput(
-            x=run.model_sampling.calculate_input(t, x_noisy).to(self.dtype),
+            x=run.model_sampling.calculate_input(t, x_noisy)[:, : self.net.joints["in_channels"]].to(self.dtype),
             timesteps=run.model_sampling.timestep(t).float(),
             context=cast(cond.get("crossattn_controlnet", cond["c_crossattn"])),
             y=None if y is None or self.net.joints["vector_dim"] is None else cast(y),
             sigma=float(t[0]),
-            sides=tuple(map(side_of, transformer_options["cond_or_uncond"])),
+            sides=sides,
         )
 
-    def _residuals(self, run: HostRun, step: StepInput, factors: Sequence[float]) -> Residuals | None:
-        """What the net alone adds, with strength and curve."""
-
-        def embedded_hint(x: Tensor) -> Tensor:
-            return self._embedded_hint(run, x, step.pictures)
-
-        residuals = run_net(self.net, step, self.application.acting_side, factors, embedded_hint)
-        run.forwards += residuals is not None
-        return residuals.pooled() if residuals is not None and self.global_average_pooling else residuals
-
-    def _embedded_hint(self, run: HostRun, x: Tensor, pictures: int) -> Tensor:
-        """The hints fitted to latents of this size as ComfyUI does it, and encoded once."""
-        height, width = x.shape[-2:]
-        key = (height, width, pictures)
+    def _embedded_hint(self, run: HostRun, x: Tensor, rows: Rows) -> Tensor:
+        """The encoded hints: of what a tiler has set for this part of the picture, or else of the whole hints."""
+        height, width = (PIXELS_PER_LATENT * side for side in x.shape[-2:])
+        tiles: Tensor | None = self.cond_hint
+        if tiles is not None and tiles.shape[-2:] == (height, width):
+            return self._embedded_tiles(tiles, x, rows)
+        if not rows.whole:
+            return self._embedded(x, list(rows.frames))
+        key = (height, width, rows.total)
         if key not in run.embedded_hints:
-            hints = self._hint_pixels()[:pictures]
-            size = (PIXELS_PER_LATENT * width, PIXELS_PER_LATENT * height)
-            fitted = comfy.utils.common_upscale(hints, *size, self.upscale_algorithm, "center")
-            run.embedded_hints[key] = self.net.embed_hint(fitted.to(x))
+            run.embedded_hints[key] = self._embedded(x, list(rows.frames))
         return run.embedded_hints[key]
 
-    def _hint_pixels(self) -> Tensor:
-        """The hints, with as many channels as the net reads."""
-        hints: Tensor = self.cond_hint_original
+    def _embedded_tiles(self, tiles: Tensor, x: Tensor, rows: Rows) -> Tensor:
+        """The encoded hints that a tiler has set, one for each row; as in ComfyUI, fewer are repeated in each part."""
+        hints = self._readable(tiles)
+        embedded: Tensor = self.net.embed_hint(hints.to(x))
+        if len(hints) in (1, len(x)):
+            return embedded
+        of_part = len(x) // rows.parts
+        return embedded[torch.arange(len(x), device=x.device) % of_part % len(hints)]
+
+    def _embedded(self, x: Tensor, frames: Sequence[int]) -> Tensor:
+        """The encoded hints of these pictures, fitted to latents of this size as ComfyUI does it, each encoded once."""
+        hints = self._readable(self.cond_hint_original)
+        of_frames = [frame % len(hints) for frame in frames]
+        needed = sorted(set(of_frames))
+        size = [PIXELS_PER_LATENT * side for side in reversed(x.shape[-2:])]
+        fitted = comfy.utils.common_upscale(hints[needed], *size, self.upscale_algorithm, "center")
+        embedded: Tensor = self.net.embed_hint(fitted.to(x))
+        return embedded if len(needed) == 1 else embedded[[needed.index(hint) for hint in of_frames]]
+
+    def _readable(self, hints: Tensor) -> Tensor:
+        """Hints with as many channels as the net reads."""
         channels = self.net.hint_channels
         if hints.shape[1] == 1:
             return hints.expand(-1, channels, -1, -1)
@@ -223,8 +266,3 @@ def previous_residuals(control: HostControlNet, *step: object) -> HostResiduals 
     before = control.previous_controlnet
     residuals: HostResiduals | None = None if before is None else before.get_control(*step)
     return residuals
-
-
-def side_of(index: int) -> GuidanceSide:
-    """The side of guidance that ComfyUI's index of a conditioning means."""
-    return "conditional" if index == 0 else "unconditional"
