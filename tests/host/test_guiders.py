@@ -80,7 +80,7 @@ def perp_neg(drawing: Drawing) -> None:
 def areas(drawing: Drawing) -> None:
     """An area of the positive side. ComfyUI adds one to the negative side, with the positive's net; the reference has
     an area of its own there, so that the negative is predicted without it."""
-    area = {"width": 32, "height": 64, "x": 16, "y": 0, "strength": 1.0}
+    area = {"width": 64, "height": 64, "x": 32, "y": 0, "strength": 1.0}
 
     def placed(conditioning: Link) -> Link:
         part = drawing.add("ConditioningSetArea", conditioning=conditioning, **area)
@@ -127,7 +127,8 @@ class Way:
 
 def drawn(host: Host, name: str, way: Way, side: str) -> tuple[torch.Tensor, list[tuple[int, ...]]]:
     """The latents, and the shapes of all batches of the UNet."""
-    drawing = Drawing("sd15", way.ours, size=(64, 64), count=2 if name == "batch of 2" else 1)
+    size = (128, 64) if name == "areas" else (64, 64)
+    drawing = Drawing("sd15", way.ours, size, count=2 if name == "batch of 2" else 1)
     plain = drawing.positive, drawing.negative
     settings: dict[str, Any] = {"side": side} if way.ours else {}
     drawing.apply(drawing.net("a", ours=way.our_net), drawing.images(count=drawing.count), **settings)

@@ -197,7 +197,13 @@ def test_each_hint_belongs_to_its_picture_on_both_sides(extension: Extension, ne
 
 @pytest.mark.parametrize(
     "sizes",
-    [{"context_dim": 768}, {"channel_mult": [1, 2, 4]}, {"model_channels": 320}, {"num_res_blocks": [2, 2]}],
+    [
+        {"context_dim": 768},
+        {"channel_mult": [1, 2, 4]},
+        {"model_channels": 320},
+        {"num_res_blocks": [2, 2]},
+        {"in_channels": 3},
+    ],
 )
 def test_another_model_is_refused_before_the_first_step(
     extension: Extension, net: HostObject, sizes: dict[str, Any]
@@ -206,7 +212,8 @@ def test_another_model_is_refused_before_the_first_step(
     errors = extension.module("controlnet_core.errors")
     with pytest.raises(errors.FamilyMismatchError, match="protocol_tiny"):
         configured.pre_run(Model(**sizes), SCHEDULE.sigma_at)
-    configured.pre_run(Model(in_channels=9), SCHEDULE.sigma_at)  # an inpainting model
+    for widened in (8, 9, 12, 20):  # for inpainting, a light, or anything else
+        configured.pre_run(Model(in_channels=widened), SCHEDULE.sigma_at)
     configured.pre_run(Model(adm_in_channels=2048), SCHEDULE.sigma_at)  # an image-guided model
 
 

@@ -22,7 +22,7 @@ from .host_residuals import HostResiduals, added
 from .notes import run_notes
 from .residual_hook import previous_residuals
 from .rows import Rows, rows_of
-from .sides import SIDE_UNKNOWN, Applied, GuidanceSides, SideMarks, read_marks, sides_in
+from .sides import SIDE_UNKNOWN, Applied, GuidanceSides, SideMarks, read_marks
 
 Net: Any = object
 """The class that `WeightedControl` is mixed into."""
@@ -37,7 +37,7 @@ class Weighting:
         application: Its curve and side act here; strength and window in the net itself.
         node_id: The node that shows warnings; None is the one that samples.
         applied: The sides of guidance it was applied on, if our nodes applied it.
-        sides: The sides of the current sampling.
+        sides: Finds the sides of the current sampling, or of the last one.
         warned: The warnings that were shown.
         begun: Whether the net was asked for residuals.
     """
@@ -45,13 +45,13 @@ class Weighting:
     application: Application
     node_id: str | None
     applied: Applied | None = None
-    sides: GuidanceSides | None = None
+    sides: GuidanceSides = field(init=False)
     warned: set[str] = field(default_factory=set)
     begun: bool = False
 
-    def begin(self, model: HostModel) -> None:
+    def begin(self) -> None:
         """Begin a sampling."""
-        self.sides = sides_in(self.sides, self.applied, model)
+        self.sides = GuidanceSides(self.applied)
         self.warned, self.begun = set(), False
 
     def copy(self) -> Weighting:
@@ -90,12 +90,7 @@ class WeightedControl(Net):
     def pre_run(self, model: HostModel, percent_to_timestep_function: Callable[[float], float]) -> None:
         """Begin a sampling."""
         super().pre_run(model, percent_to_timestep_function)
-        self.weighting.begin(model)
-
-    def cleanup(self) -> None:
-        """End a sampling."""
-        self.weighting.sides = None
-        super().cleanup()
+        self.weighting.begin()
 
     def get_control(
         self, x_noisy: Tensor, t: Tensor, cond: dict[str, Any], batched_number: int, transformer_options: dict[str, Any]
@@ -136,8 +131,7 @@ class WeightedControl(Net):
 
     def _acting(self, marks: SideMarks | None, transformer_options: dict[str, Any]) -> list[bool]:
         """Whether the net acts on each part of the batch."""
-        side, sides = self.application.acting_side, self.weighting.sides
-        known = None if sides is None else sides.of_parts(marks, transformer_options)
+        side, known = self.application.acting_side, self.weighting.sides.of_parts(marks, transformer_options)
         if side == "both" or known is None:
             if side != "both":
                 self._warn([SIDE_UNKNOWN])

@@ -25,7 +25,7 @@ from ..loading.families import check_model
 from .host_residuals import HostResiduals, added, host_residuals
 from .notes import PIXELS_PER_LATENT, run_notes
 from .rows import Rows, rows_of
-from .sides import SIDE_UNKNOWN, Applied, GuidanceSides, SideMarks, read_marks, sides_in
+from .sides import SIDE_UNKNOWN, Applied, GuidanceSides, SideMarks, read_marks
 
 NEVER_ACTED = "its side of guidance was not computed (at CFG 1 the negative side is not), or all its weights are 0"
 
@@ -139,8 +139,8 @@ class CoreControlNet(comfy.controlnet.ControlBase):
         """
         super().pre_run(model, percent_to_timestep_function)
         check_model(self.net, self.name, model)
-        sides = sides_in(None if self.run is None else self.run.sides, self.applied, model)
-        self.run = HostRun(model.model_sampling, Window(*map(float, self.timestep_range)), sides)
+        window = Window(*map(float, self.timestep_range))
+        self.run = HostRun(model.model_sampling, window, GuidanceSides(self.applied))
         self.cond_hint = None  # an interrupted sampling leaves what a tiler has put there
 
     def cleanup(self) -> None:
@@ -200,14 +200,14 @@ class CoreControlNet(comfy.controlnet.ControlBase):
     def _step(
         self, run: HostRun, x_noisy: Tensor, t: Tensor, cond: dict[str, Any], sides: tuple[GuidanceSide, ...]
     ) -> StepInput:
-        """The step as the core sees it: scaled latents, of which the net may read fewer channels, and timesteps."""
+        """The step as the core sees it: scaled latents and timesteps."""
 
         def cast(tensor: Tensor) -> Tensor:
             return tensor.to(x_noisy.device, self.dtype)
 
         y = cond.get("y")
         return StepInput(
-            x=run.model_sampling.calculate_input(t, x_noisy)[:, : self.net.joints["in_channels"]].to(self.dtype),
+            x=run.model_sampling.calculate_input(t, x_noisy).to(self.dtype),
             timesteps=run.model_sampling.timestep(t).float(),
             context=cast(cond.get("crossattn_controlnet", cond["c_crossattn"])),
             y=None if y is None or self.net.joints["vector_dim"] is None else cast(y),

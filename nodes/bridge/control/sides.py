@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ....controlnet_core.control.step import GuidanceSide
-from ..host.types import HostModel
 
 KEY = "controlnet_core_sides"
 SIDE_UNKNOWN = (
@@ -87,15 +86,11 @@ class GuidanceSides:
 
     Attributes:
         applied: How the net was applied; None if by a node that makes no marks.
-        model: The model that is sampled.
-        several_models: Whether the sides are predicted by several models, each alone.
         positions: The position at which each conditioning was first seen.
     """
 
     applied: Applied | None
-    model: HostModel
-    several_models: bool = False
-    positions: dict[uuid.UUID, int] = field(default_factory=dict)
+    positions: dict[object, int] = field(default_factory=dict)
 
     def of_parts(self, marks: SideMarks | None, transformer_options: Mapping[str, Any]) -> list[GuidanceSide] | None:
         """The side of each part of a batch; None if it cannot be known.
@@ -107,24 +102,9 @@ class GuidanceSides:
             other: GuidanceSide = "conditional" if self.applied.sides == ("unconditional",) else "unconditional"
             return [part.get(self.applied.name, other) for part in marks.parts]
         indices = transformer_options["cond_or_uncond"]
-        for conditioning, index in zip(transformer_options.get("uuids", ()), indices, strict=False):
-            self.positions.setdefault(conditioning, index)
-        found = [
-            self.positions.get(conditioning, index)
-            for conditioning, index in zip(transformer_options.get("uuids", indices), indices, strict=True)
-        ]
-        if self.several_models or max((*found, *self.positions.values())) > 1:
+        names = transformer_options.get("uuids", indices)
+        found = [self.positions.setdefault(name, index) for name, index in zip(names, indices, strict=True)]
+        if max(self.positions.values()) > 1:
             return None
         return ["conditional" if index == 0 else "unconditional" for index in found]
 
-
-def sides_in(sampling: GuidanceSides | None, applied: Applied | None, model: HostModel) -> GuidanceSides:
-    """The sides of a sampling that begins; ComfyUI begins it once for each conditioning and each model.
-
-    Arguments:
-        sampling: Those of the sampling that began last, if it has not ended.
-        applied: How the net was applied.
-        model: The model that is sampled.
-    """
-    another = sampling is not None and not sampling.positions and sampling.model is not model
-    return GuidanceSides(applied, model, several_models=another)

@@ -57,7 +57,9 @@ def check_model(net: Controller, name: str, model: HostModel) -> None:
     sizes = model.model_config.unet_config
     joints = dict(net.joints)
     fits_vector = joints.pop("vector_dim") in (None, sizes.get("adm_in_channels"))  # a net without one needs none
-    if fits_vector and joints == _host_joints(sizes):
+    # A UNet whose input was widened, for inpainting or a light, has the latents that the net reads in front.
+    fits_latents = joints.pop("in_channels") in range(1 + (sizes.get("in_channels") or 0))
+    if fits_vector and fits_latents and joints == _host_joints(sizes):
         return
     width = sizes.get("context_dim")
     raise FamilyMismatchError(
@@ -68,12 +70,10 @@ def check_model(net: Controller, name: str, model: HostModel) -> None:
 
 
 def _host_joints(sizes: Mapping[str, Any]) -> dict[str, object]:
-    """The same sizes of ComfyUI's UNet; a net does not read the further channels of an inpainting model."""
+    """The same sizes of ComfyUI's UNet."""
     blocks = sizes.get("num_res_blocks") or [None]
     each = {blocks} if isinstance(blocks, int) else set(blocks)
-    in_channels = sizes.get("in_channels")
     return {
-        "in_channels": 4 if in_channels in (8, 9) else in_channels,
         "model_channels": sizes.get("model_channels"),
         "channel_mult": tuple(sizes.get("channel_mult") or ()),
         "num_res_blocks": each.pop() if len(each) == 1 else None,
