@@ -106,38 +106,47 @@ GUIDERS: dict[str, Callable[[Drawing], object]] = {
     "CFG++ sampler": lambda drawing: drawing.sample(sampler_name="euler_cfg_pp"),
     "areas": areas,
     "batch of 2": sample,
-    "a native net follows": sample,
 }
 
 
 @dataclass(frozen=True)
 class Way:
-    """How nets are applied.
+    """How two nets are applied in a chain: one to a side of guidance, the other, a native one, to both.
 
     Attributes:
         ours: Whether our node applies the first net.
         our_net: Whether it is loaded by our node.
-        chained: Whether a native net follows, on both sides.
+        last: Whether it is applied last.
     """
 
     ours: bool
     our_net: bool = False
-    chained: bool = False
+    last: bool = False
+
+
+REFERENCE = Way(False)
+WAYS = {"our net": Way(True, our_net=True), "native net": Way(True, last=True)}
 
 
 def drawn(host: Host, name: str, way: Way, side: str) -> tuple[torch.Tensor, list[tuple[int, ...]]]:
     """The latents, and the shapes of all batches of the UNet."""
     size = (128, 64) if name == "areas" else (64, 64)
     drawing = Drawing("sd15", way.ours, size, count=2 if name == "batch of 2" else 1)
-    plain = drawing.positive, drawing.negative
-    settings: dict[str, Any] = {"side": side} if way.ours else {}
-    drawing.apply(drawing.net("a", ours=way.our_net), drawing.images(count=drawing.count), **settings)
-    if not way.ours and side == "unconditional":
-        drawing.positive = plain[0]
-    if not way.ours and side == "conditional":
-        drawing.negative = plain[1]
-    if way.chained:
-        drawing.apply(drawing.net("b", ours=False), drawing.images(4), 0.5, ours=False)
+
+    def on_one_side() -> None:
+        plain = drawing.positive, drawing.negative
+        settings: dict[str, Any] = {"side": side} if way.ours else {}
+        drawing.apply(drawing.net("a", ours=way.our_net), drawing.images(count=drawing.count), **settings)
+        if not way.ours and side == "unconditional":
+            drawing.positive = plain[0]
+        if not way.ours and side == "conditional":
+            drawing.negative = plain[1]
+
+    def on_both_sides() -> None:
+        drawing.apply(drawing.net("b", ours=False), drawing.images(4), 0.3, ours=False)
+
+    for apply in (on_both_sides, on_one_side) if way.last else (on_one_side, on_both_sides):
+        apply()
     GUIDERS[name](drawing)
     with recorded_forwards() as forwards:
         latents: torch.Tensor = host.run(drawing.graph)["latent"]["samples"]
@@ -147,16 +156,25 @@ def drawn(host: Host, name: str, way: Way, side: str) -> tuple[torch.Tensor, lis
 @pytest.mark.parametrize("side", ["conditional", "unconditional"])
 @pytest.mark.parametrize("name", GUIDERS)
 def test_a_side_is_the_one_it_was_applied_on(host: Host, name: str, side: str) -> None:
-    chained = name == "a native net follows"
-    reference, _ = drawn(host, name, Way(False, chained=chained), side)
-    both, batches = drawn(host, name, Way(False, chained=chained), "both")
+    reference, _ = drawn(host, name, REFERENCE, side)
+    both, batches = drawn(host, name, REFERENCE, "both")
     effect = largest_difference(both, reference)
     if (name, side) != ("CFG 1", "conditional"):
         assert effect >= ACTS
-    for our_net in (True, False):
-        found, our_batches = drawn(host, name, Way(True, our_net, chained), side)
+    for kind, way in WAYS.items():
+        found, our_batches = drawn(host, name, way, side)
         difference = largest_difference(found, reference)
-        kind = "our net" if our_net else "native net"
         print(f"\n{name}, {side}, {kind}: {difference:.1e}; on both sides the picture is another by {effect:.1e}")
         assert difference <= LATENTS
         assert our_batches == batches, "the UNet's batches are not those of a native net on both sides"
+
+
+def test_a_side_that_nobody_marked_is_a_position_in_plain_guidance_only(host: Host) -> None:
+    """A net with a side in a stack that another extension applies: no mark, so positions count, or both sides do."""
+    sides = host.bridge("control.sides")
+    plain, positions = sides.GuidanceSides(None), {"cond_or_uncond": [1, 0], "uuids": ["negative", "positive"]}
+    assert plain.of_parts(None, positions) == ["unconditional", "conditional"]
+    alone = {"cond_or_uncond": [0], "uuids": ["negative"]}  # as SAG predicts the negative once more
+    assert plain.of_parts(None, alone) == ["unconditional"]
+    dual = {"cond_or_uncond": [2, 1, 0], "uuids": ["positive", "middle", "negative"]}
+    assert sides.GuidanceSides(None).of_parts(None, dual) is None

@@ -195,6 +195,30 @@ def test_each_hint_belongs_to_its_picture_on_both_sides(extension: Extension, ne
                 assert (one[row] - other[row]).abs().max() <= 1e-5 * other.abs().max()
 
 
+WINDOWS = {
+    "of ComfyUI": {"context_window": SimpleNamespace(dim=0, index_list=[2, 4], total_frames=5)},
+    "of ComfyUI, with an anchor": {
+        "context_window": SimpleNamespace(dim=0, index_list=[4], causal_anchor_index=2, total_frames=5)
+    },
+    "of AnimateDiff-Evolved": {"ad_params": {"sub_idxs": [2, 4], "full_length": 5, "context_length": 2}},
+}
+
+
+@pytest.mark.parametrize("window", WINDOWS)
+def test_in_a_window_of_the_batch_hints_follow_their_pictures(
+    extension: Extension, net: HostObject, window: str
+) -> None:
+    hints = torch.rand(5, 64, 64, 3)
+    found, alone = apply(extension, net, hints), apply(extension, net, hints[[2, 4]])
+    for configured in (found, alone):
+        begin(configured)
+    assert hasattr(found, "sub_idxs"), "AnimateDiff-Evolved refuses a net without it"
+    given = control_of(found, pictures=2, sigmas=torch.full((2,), 2.0), **WINDOWS[window])["output"]
+    expected = control_of(alone, pictures=2)["output"]
+    for one, other in zip(given, expected, strict=True):
+        assert (one - other).abs().max() <= 1e-5 * other.abs().max()
+
+
 @pytest.mark.parametrize(
     "sizes",
     [

@@ -68,6 +68,8 @@ class WeightedControl(Net):
     weighting: Weighting
     cond_hint_original: Tensor
     cond_hint: Tensor | None
+    sub_idxs: Sequence[int] | None = None
+    """As in `CoreControlNet`."""
 
     @property
     def applied(self) -> Applied | None:

@@ -81,6 +81,9 @@ class CoreControlNet(comfy.controlnet.ControlBase):
         run: The current sampling, or the last one if it was interrupted.
     """
 
+    sub_idxs: Sequence[int] | None = None
+    """Set by AnimateDiff-Evolved, which refuses nets without it; `rows_of` reads the same in its options."""
+
     def __init__(self, net: ControlNet, patcher: HostModel, dtype: torch.dtype, name: str) -> None:
         super().__init__()
         self.net = net

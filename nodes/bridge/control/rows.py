@@ -39,14 +39,21 @@ def rows_of(count: int, parts: int, transformer_options: Mapping[str, Any]) -> R
     if not pictures or count % (parts * pictures):
         pictures = count // parts
     tiles = count // (parts * pictures)
+    frames, total = _window(transformer_options)
+    if len(frames) != pictures:
+        return Rows(parts, tiles, range(pictures), pictures)
+    return Rows(parts, tiles, frames, total)
+
+
+def _window(transformer_options: Mapping[str, Any]) -> tuple[Sequence[int], int]:
+    """The pictures of the window that is drawn, in order, and the number of all pictures; none without a window.
+
+    ComfyUI's window may begin with an anchor, the picture before its first. AnimateDiff-Evolved has windows of its own.
+    """
     window = transformer_options.get("context_window")
-    if window is not None and window.dim == 0 and len(_frames(window)) == pictures:
-        return Rows(parts, tiles, _frames(window), window.total_frames)
-    return Rows(parts, tiles, range(pictures), pictures)
-
-
-def _frames(window: Any) -> list[int]:  # noqa: ANN401 - ComfyUI's IndexListContextWindow
-    """The pictures of a window, in order; some windows begin with an anchor, the picture before their first."""
-    anchor = getattr(window, "causal_anchor_index", None)
-    anchors = [anchor] if anchor is not None and anchor >= 0 else []
-    return [*anchors, *window.index_list]
+    if window is not None and window.dim == 0:
+        anchor = getattr(window, "causal_anchor_index", None)
+        anchors = [anchor] if anchor is not None and anchor >= 0 else []
+        return [*anchors, *window.index_list], window.total_frames
+    animation = transformer_options.get("ad_params", {})
+    return animation.get("sub_idxs") or (), animation.get("full_length") or 0
