@@ -31,8 +31,7 @@ from controlnet_core.evaluation.convergence import rising_fit
 from controlnet_core.keyed import keyed_generator
 from controlnet_core.pictures.sheet import write_png
 from controlnet_core.training.batches import Batches
-from controlnet_core.training.hint_start import show_hints_as_latents
-from controlnet_core.training.run import initial_net
+from controlnet_core.training.run import opened_trainer
 from controlnet_core.training.step import Trainer
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -50,11 +49,6 @@ TASKS: Mapping[str, Task] = {
 TIMES = "seconds.json"
 UNSEEN, ALL_SEEN = 50, 150
 """How noisy latents fade in: the last step that sees nothing of them, and the first that sees all of them."""
-
-
-def start_hints_as_latents(trainer: Trainer, pairs: PairDataset, generator: torch.Generator) -> None:
-    """Fit the hint encoder before the first step."""
-    show_hints_as_latents(trainer.net, trainer.base, pairs, trainer.settings.seed)
 
 
 @torch.no_grad()
@@ -96,19 +90,13 @@ def start_gaussian_without_noise(trainer: Trainer, pairs: PairDataset, generator
     start_without_noise(trainer, pairs, generator)
 
 
-def start_latents_without_noise(trainer: Trainer, pairs: PairDataset, generator: torch.Generator) -> None:
-    """Combine `start_hints_as_latents` and `start_without_noise`."""
-    start_hints_as_latents(trainer, pairs, generator)
-    start_without_noise(trainer, pairs, generator)
-
-
 VARIANTS = (
     Variant("released hint encoder"),
     Variant("the paper's hint encoder", {"hint_encoder": "paper"}),
     Variant("noise comes in", start=start_without_noise),
     Variant("Gaussian hint, noise comes in", start=start_gaussian_without_noise),
-    Variant("hints shown as latents", start=start_hints_as_latents),
-    Variant("hints shown as latents, noise comes in", start=start_latents_without_noise),
+    Variant("hints shown as latents", {"hint_start": "latents"}),
+    Variant("hints shown as latents, noise comes in", {"hint_start": "latents"}, start_without_noise),
 )
 
 
@@ -177,9 +165,9 @@ def measure_times(out: Path) -> dict[str, dict[str, float]]:
     trainers, batches, starts = {}, {}, {}
     for variant in VARIANTS:
         settings = demo_settings(out, 1000, 0).model_copy(update=dict(variant.changes))
-        trainers[variant.name] = Trainer(settings, task.base, initial_net(settings, task.base, pairs))
         batches[variant.name] = Batches(settings, task.base, encoded, pairs)
         started = time.perf_counter()
+        trainers[variant.name] = opened_trainer(settings, task.base, pairs)
         if variant.start is not None:
             variant.start(trainers[variant.name], pairs, keyed_generator("start", variant.name, 0))
         starts[variant.name] = time.perf_counter() - started

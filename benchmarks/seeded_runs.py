@@ -33,7 +33,7 @@ from controlnet_core.sampling.generate import SamplingSettings
 from controlnet_core.toy.shapes_dataset import ShapesDataset
 from controlnet_core.toy.shapes_validation import ShapesValidation
 from controlnet_core.training.batches import Batches
-from controlnet_core.training.run import initial_net
+from controlnet_core.training.run import opened_trainer
 from controlnet_core.training.step import Trainer
 from controlnet_core.weights.load_base import load_base
 from controlnet_core.whole_file import write_whole
@@ -169,7 +169,7 @@ class Plan:
         if variant.shuffled:
             pairs = ShuffledHints(pairs, seed=0)
         batches = Batches(settings, base, encode_dataset(base, pairs, self.out / "cache"), pairs)
-        trainer = Trainer(settings, base, initial_net(settings, base, pairs))
+        trainer = opened_trainer(settings, base, pairs)
         if variant.start is not None:
             variant.start(trainer, pairs, keyed_generator("start", variant.name, seed))
             trainer.average = MovingAverage(trainer.net, settings.average_decay)

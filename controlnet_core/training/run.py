@@ -91,7 +91,11 @@ def train(
 
 
 def opened_trainer(
-    settings: TrainSettings, base: Base, dataset: PairDataset, checkpoint: Checkpoint | None, progress: Progress
+    settings: TrainSettings,
+    base: Base,
+    dataset: PairDataset,
+    checkpoint: Checkpoint | None = None,
+    progress: Progress | None = None,
 ) -> Trainer:
     """The trainer as a checkpoint holds it; without one, before its first step.
 

@@ -195,7 +195,7 @@ def test_each_hint_belongs_to_its_picture_on_both_sides(extension: Extension, ne
                 assert (one[row] - other[row]).abs().max() <= 1e-5 * other.abs().max()
 
 
-WINDOWS = {
+WINDOWS: dict[str, dict[str, Any]] = {
     "of ComfyUI": {"context_window": SimpleNamespace(dim=0, index_list=[2, 4], total_frames=5)},
     "of ComfyUI, with an anchor": {
         "context_window": SimpleNamespace(dim=0, index_list=[4], causal_anchor_index=2, total_frames=5)
