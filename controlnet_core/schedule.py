@@ -13,6 +13,8 @@ from .errors import SettingError
 
 Spacing = Literal["normal", "karras"]
 SPACINGS: tuple[Spacing, ...] = get_args(Spacing)
+LEAST_SHARE = 4.8973451890853435e-08
+"""What stands for a share of 0 at the last timestep, as in ComfyUI, so that sigma is finite there: 4518.76."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,8 +46,19 @@ class NoiseSchedule:
     @classmethod
     def scaled_linear(cls, steps: int = 1000, beta_start: float = 0.00085, beta_end: float = 0.012) -> NoiseSchedule:
         """The schedule of Stable Diffusion: the square roots of the betas grow linearly."""
-        betas = torch.linspace(beta_start**0.5, beta_end**0.5, steps, dtype=torch.float64) ** 2
+        return cls.of_betas(torch.linspace(beta_start**0.5, beta_end**0.5, steps, dtype=torch.float64) ** 2)
+
+    @classmethod
+    def of_betas(cls, betas: Tensor) -> NoiseSchedule:
+        """The schedule that adds noise of variance beta at each timestep, shape (steps,), float64."""
         return cls(torch.cumprod(1 - betas, dim=0))
+
+    def with_zero_terminal_snr(self) -> NoiseSchedule:
+        """The schedule rescaled so that no signal is left at the last timestep (Lin et al. 2023, algorithm 1)."""
+        signal = self.alphas_cumprod.sqrt()
+        shares = ((signal - signal[-1]) * (signal[0] / (signal[0] - signal[-1]))) ** 2
+        shares[-1] = min(LEAST_SHARE, float(shares[-2]) / 4)  # towards 0, shares fall as squares: 9, 4, 1
+        return NoiseSchedule(shares)
 
     @property
     def last_timestep(self) -> int:

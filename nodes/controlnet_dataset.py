@@ -48,18 +48,19 @@ class Dataset(io.ComfyNode):
             ],
             hidden=[io.Hidden.unique_id],
             is_output_node=True,
+            is_input_list=True,
         )
 
     @classmethod
-    def fingerprint_inputs(cls, source: dict[str, Any]) -> str:
+    def fingerprint_inputs(cls, source: dict[str, list[Any]]) -> str:
         """A value that changes when a file of the folder changes."""
-        return folder_stamp(source) if source["source"] == "folder" else ""
+        return folder_stamp(source["folder"][0]) if source["source"][0] == "folder" else ""
 
     @classmethod
-    def execute(cls, source: dict[str, Any]) -> io.NodeOutput:
+    def execute(cls, source: dict[str, list[Any]]) -> io.NodeOutput:
         """Check the pairs and show some."""
-        chosen = {name: value for name, value in source.items() if name != "source"}
-        kind = {"folder": folder_data, "images": picture_data, "shapes": shapes_data}[source["source"]]
+        chosen = {name: values for name, values in source.items() if name != "source"}
+        kind = {"folder": folder_data, "images": picture_data, "shapes": shapes_data}[source["source"][0]]
         data, preview, report = kind(chosen, cls.hidden.unique_id)
         return io.NodeOutput(data, preview, report, ui=ui.PreviewImage(preview, cls=cls))
 
@@ -79,9 +80,14 @@ def _folder_inputs() -> list[Any]:
 
 def _image_inputs() -> list[Any]:
     return [
-        io.Image.Input("images", tooltip="A batch of pictures, in the size that the base draws."),
+        io.Image.Input("images", tooltip="Pictures in the size that the base draws: a batch, or a list."),
         io.Image.Input("hints", optional=True, tooltip="The hint of each picture, if hint is images."),
-        io.String.Input("captions", multiline=True, default="", tooltip="One line for each picture, or one for all."),
+        io.String.Input(
+            "captions",
+            multiline=True,
+            default="",
+            tooltip="One line for each picture, or one for all; or a list with a text for each picture.",
+        ),
         _hint_input("images", "images: those connected to hints."),
     ]
 

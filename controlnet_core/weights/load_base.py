@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import warnings
 from pathlib import Path
 from typing import TypeVar
 
@@ -30,6 +31,10 @@ TINY_FOLDER = Path(__file__).parent.parent / "toy"
 Module = TypeVar("Module", bound=nn.Module)
 
 
+class BaseWarning(UserWarning):
+    """A base that is read otherwise than its file or another program suggests."""
+
+
 def load_base(
     path: str | os.PathLike[str],
     *,
@@ -52,6 +57,8 @@ def load_base(
     if path == "tiny":
         path, tokenizer, dtype = TINY_FOLDER / "base.safetensors", TINY_FOLDER, dtype or torch.float32
     parts = load_base_parts(path)
+    for note in parts.notes:
+        warnings.warn(note, BaseWarning, stacklevel=2)
     folder = find_tokenizer(Path(parts.place), None if tokenizer is None else Path(tokenizer))
     return build_base(parts, folder, device=device, dtype=dtype)
 
@@ -72,7 +79,6 @@ def load_base_parts(path: str | os.PathLike[str]) -> BaseParts:
 def build_base(
     parts: BaseParts,
     tokenizer: Path,
-    schedule: NoiseSchedule | None = None,
     *,
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
@@ -82,7 +88,6 @@ def build_base(
     Arguments:
         parts: The models.
         tokenizer: A folder with CLIP's vocab.json and merges.txt.
-        schedule: The noise schedule it was trained with; None is Stable Diffusion's own.
         device: Where to put it; the CPU by default.
         dtype: Its dtype; None keeps that of the parts.
 
@@ -90,7 +95,6 @@ def build_base(
         TokenizerError: If there is no tokenizer, or another one than the text encoders'.
     """
     family = parts.family
-    schedule = schedule or NoiseSchedule.scaled_linear()
     tokenizers = tuple(PromptTokenizer(tokenizer, config) for config in family.text_encoders)
 
     def loaded(module: Module, part: Part[Config]) -> Module:
@@ -108,9 +112,9 @@ def build_base(
         autoencoder=autoencoder,
         text_encoders=texts,
         tokenizers=tokenizers,
-        schedule=schedule,
+        schedule=parts.schedule,
         prediction=family.prediction,
-        fingerprint=_fingerprint(family, schedule, (unet, autoencoder, *texts)),
+        fingerprint=_fingerprint(family, parts.schedule, (unet, autoencoder, *texts)),
     )
 
 

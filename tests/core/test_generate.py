@@ -96,6 +96,17 @@ def test_the_seed_draws_the_noise() -> None:
     assert torch.equal(first, again) and not torch.allclose(first, other)
 
 
+def test_a_base_without_signal_at_the_end_begins_with_the_noise_alone() -> None:
+    base, seen = SmallBase(), []
+    base.schedule, base.prediction = base.schedule.with_zero_terminal_snr(), "v"
+    base.unet.register_forward_pre_hook(lambda unet, given: seen.append(given[:2]))
+    generate(base, "a", settings=replace(QUICK, guidance=1.0, seed=3))
+    x, timesteps = seen[0]
+    noise = torch.randn((1, 4, 8, 8), generator=keyed_generator("sampling noise", 3, 0))
+    worst = float((x - noise).abs().max())
+    assert worst < 1e-6 and timesteps.tolist() == [999], f"largest difference {worst}, timesteps {timesteps}"
+
+
 def test_prompts_size_and_callback_are_used() -> None:
     base, calls = SmallBase(), []
     settings = replace(QUICK, size=(64, 96))

@@ -11,13 +11,14 @@ from controlnet_core.prediction import denoised, network_input, noised, target
 from controlnet_core.schedule import NoiseSchedule
 
 SCHEDULE = NoiseSchedule.scaled_linear()
+ZERO_SNR = SCHEDULE.with_zero_terminal_snr()
 TIMESTEPS = [0, 250, 999]
 
 
-def draws() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def draws(schedule: NoiseSchedule = SCHEDULE) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
     latents, noise = torch.randn(2, 3, 4, 5, 6, generator=generator, dtype=torch.float64)
-    return latents, noise, SCHEDULE.sigma(torch.tensor(TIMESTEPS))
+    return latents, noise, schedule.sigma(torch.tensor(TIMESTEPS))
 
 
 @pytest.mark.parametrize("prediction", ["eps", "v"])
@@ -28,15 +29,30 @@ def test_a_perfect_prediction_gives_the_latents_back(prediction: Prediction) -> 
     assert worst < 1e-12, f"largest difference {worst}"
 
 
-def test_training_inputs_and_targets_are_those_of_diffusers() -> None:
-    latents, noise, sigma = draws()
-    reference = DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
+@pytest.mark.parametrize("zero_snr", [False, True])
+def test_training_inputs_and_targets_are_those_of_diffusers(zero_snr: bool) -> None:
+    latents, noise, sigma = draws(ZERO_SNR if zero_snr else SCHEDULE)
+    reference = DDPMScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", rescale_betas_zero_snr=zero_snr
+    )
     timesteps = torch.tensor(TIMESTEPS)
     inputs = network_input(noised(latents, noise, sigma), sigma) - reference.add_noise(latents, noise, timesteps)
     velocities = target("v", latents, noise, sigma) - reference.get_velocity(latents, noise, timesteps)
     worst = max(float(inputs.abs().max()), float(velocities.abs().max()))
-    assert worst < 1e-5, f"largest difference {worst}"
+    # Its last signal is 0, and ours 2e-4 of the noise.
+    assert worst < (1e-3 if zero_snr else 1e-5), f"largest difference {worst}"
     assert torch.equal(target("eps", latents, noise, sigma), noise)
+
+
+def test_single_precision_is_enough_where_no_signal_is_left() -> None:
+    latents, noise, sigma = draws(ZERO_SNR)
+    found = []
+    for dtype in (torch.float32, torch.float64):
+        given, added = latents.to(dtype), noise.to(dtype)
+        x, velocity = noised(given, added, sigma), target("v", given, added, sigma)
+        found.append(torch.stack([network_input(x, sigma), velocity, denoised("v", velocity, x, sigma)]).double())
+    worst = float((found[0] - found[1]).abs().max())
+    assert worst < 1e-6, f"largest difference {worst}"
 
 
 @pytest.mark.parametrize("prediction", ["eps", "v"])

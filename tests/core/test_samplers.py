@@ -12,11 +12,15 @@ from torch import Tensor
 from controlnet_core.config import Prediction
 from controlnet_core.prediction import denoised, network_input
 from controlnet_core.sampling.samplers import SAMPLERS, Sampler, sample_ddim, sample_dpmpp_2m, sample_euler
-from controlnet_core.schedule import NoiseSchedule, sampling_sigmas
+from controlnet_core.schedule import SPACINGS, NoiseSchedule, Spacing, sampling_sigmas
 
 STEPS = 20
 BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 SCHEDULE = NoiseSchedule.scaled_linear()
+ZERO_SNR = SCHEDULE.with_zero_terminal_snr()
+PREDICTION_TYPES: dict[Prediction, str] = {"eps": "epsilon", "v": "v_prediction"}
+trained = pytest.mark.parametrize(("prediction", "zero_snr"), [("eps", False), ("v", False), ("v", True)])
+"""What networks predict, and whether they learned to draw from noise without any signal."""
 
 
 def model(x: Tensor, timestep: float) -> Tensor:
@@ -56,50 +60,59 @@ def their_trajectory(
     return states
 
 
-def assert_close(ours: list[Tensor], theirs: list[Tensor]) -> None:
+def assert_close(ours: list[Tensor], theirs: list[Tensor], bound: float = 5e-6) -> None:
     assert len(ours) == len(theirs)
     worst = max(float((a - b).abs().max() / b.abs().max()) for a, b in zip(ours, theirs, strict=True))
-    assert worst < 5e-6, f"largest difference {worst:.2e} of the largest value, over the whole trajectory"
+    assert worst < bound, f"largest difference {worst:.2e} of the largest value, over the whole trajectory"
 
 
-@pytest.mark.parametrize("prediction", ["eps", "v"])
+@trained
 @pytest.mark.parametrize("karras", [False, True])
-def test_euler_is_that_of_diffusers(prediction: Prediction, karras: bool) -> None:
+def test_euler_is_that_of_diffusers(prediction: Prediction, zero_snr: bool, karras: bool) -> None:
     scheduler = EulerDiscreteScheduler(
         **BETAS,
-        prediction_type={"eps": "epsilon", "v": "v_prediction"}[prediction],
+        prediction_type=PREDICTION_TYPES[prediction],
+        rescale_betas_zero_snr=zero_snr,
         timestep_spacing="linspace",
         use_karras_sigmas=karras,
     )
     scheduler.set_timesteps(STEPS)
     x = noise() * scheduler.init_noise_sigma
     ours = our_trajectory(sample_euler, prediction, x, scheduler.sigmas.double(), scheduler.timesteps)
-    assert_close(ours, their_trajectory(scheduler, x))
+    # It subtracts what it takes away from noise of size 1e4, in float32.
+    assert_close(ours, their_trajectory(scheduler, x), bound=1e-4 if zero_snr else 5e-6)
 
 
-@pytest.mark.parametrize("prediction", ["eps", "v"])
+@trained
 @pytest.mark.parametrize("to_zero", [False, True])
-def test_ddim_is_that_of_diffusers(prediction: Prediction, to_zero: bool) -> None:
+def test_ddim_is_that_of_diffusers(prediction: Prediction, zero_snr: bool, to_zero: bool) -> None:
     scheduler = DDIMScheduler(
         **BETAS,
-        prediction_type={"eps": "epsilon", "v": "v_prediction"}[prediction],
+        prediction_type=PREDICTION_TYPES[prediction],
+        rescale_betas_zero_snr=zero_snr,
+        timestep_spacing="trailing" if zero_snr else "leading",
         clip_sample=False,
         set_alpha_to_one=to_zero,
     )
     scheduler.set_timesteps(STEPS)
-    last = torch.zeros(1) if to_zero else SCHEDULE.sigmas[:1]
-    sigmas = torch.cat([SCHEDULE.sigma(scheduler.timesteps), last])
+    schedule = ZERO_SNR if zero_snr else SCHEDULE
+    last = torch.zeros(1) if to_zero else schedule.sigmas[:1]
+    sigmas = torch.cat([schedule.sigma(scheduler.timesteps), last])
     scales = (sigmas**2 + 1).sqrt().tolist()
     ours = our_trajectory(sample_ddim, prediction, noise() * scales[0], sigmas, scheduler.timesteps)
-    assert_close([x / scale for x, scale in zip(ours, scales, strict=True)], their_trajectory(scheduler, noise()))
+    theirs = their_trajectory(scheduler, noise())
+    # It begins where the signal is 0, and ours where it is 2e-4 of the noise.
+    bound = 2e-3 if zero_snr else 5e-6
+    assert_close([x / scale for x, scale in zip(ours, scales, strict=True)], theirs, bound)
 
 
-@pytest.mark.parametrize("prediction", ["eps", "v"])
+@trained
 @pytest.mark.parametrize("karras", [False, True])
-def test_dpmpp_2m_is_that_of_diffusers(prediction: Prediction, karras: bool) -> None:
+def test_dpmpp_2m_is_that_of_diffusers(prediction: Prediction, zero_snr: bool, karras: bool) -> None:
     scheduler = DPMSolverMultistepScheduler(
         **BETAS,
-        prediction_type={"eps": "epsilon", "v": "v_prediction"}[prediction],
+        prediction_type=PREDICTION_TYPES[prediction],
+        rescale_betas_zero_snr=zero_snr,
         use_karras_sigmas=karras,
         final_sigmas_type="zero",
     )
@@ -108,6 +121,19 @@ def test_dpmpp_2m_is_that_of_diffusers(prediction: Prediction, karras: bool) -> 
     scales = (sigmas**2 + 1).sqrt().tolist()
     ours = our_trajectory(sample_dpmpp_2m, prediction, noise() * scales[0], sigmas, scheduler.timesteps)
     assert_close([x / scale for x, scale in zip(ours, scales, strict=True)], their_trajectory(scheduler, noise()))
+
+
+@pytest.mark.parametrize("spacing", SPACINGS)
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_no_figure_is_lost_at_large_noise(name: str, spacing: Spacing) -> None:
+    """Single precision at sigma 4519 draws what double precision does."""
+    sigmas = sampling_sigmas(ZERO_SNR, STEPS, spacing)
+    timesteps = ZERO_SNR.timestep(sigmas)
+    single, double = (
+        our_trajectory(SAMPLERS[name], "v", noise().to(dtype) * math.hypot(1, float(sigmas[0])), sigmas, timesteps)
+        for dtype in (torch.float32, torch.float64)
+    )
+    assert_close(single, double)
 
 
 def gaussian_denoise(x: Tensor, sigma: float) -> Tensor:

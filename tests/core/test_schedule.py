@@ -12,6 +12,8 @@ from controlnet_core.errors import SettingError
 from controlnet_core.schedule import SPACINGS, NoiseSchedule, Spacing, sampling_sigmas
 
 SCHEDULE = NoiseSchedule.scaled_linear()
+ZERO_SNR = SCHEDULE.with_zero_terminal_snr()
+both = pytest.mark.parametrize("schedule", [SCHEDULE, ZERO_SNR], ids=["usual", "zero terminal SNR"])
 
 
 def test_numbers_of_stable_diffusion() -> None:
@@ -20,15 +22,27 @@ def test_numbers_of_stable_diffusion() -> None:
     assert SCHEDULE.sigma_at(0.5) == pytest.approx(1.6156, abs=5e-5)
 
 
+def test_numbers_without_signal_at_the_end() -> None:
+    assert float(ZERO_SNR.sigmas[-1]) == pytest.approx(4518.7634, rel=1e-7)  # ComfyUI's
+    assert float(ZERO_SNR.sigmas[0]) == pytest.approx(float(SCHEDULE.sigmas[0]), rel=1e-12)
+    signal, rescaled = SCHEDULE.alphas_cumprod.sqrt(), ZERO_SNR.alphas_cumprod.sqrt()
+    slopes = (rescaled.diff() / signal.diff())[:-1]
+    assert float((slopes / slopes[0] - 1).abs().max()) < 1e-9, "the signal is shifted and scaled, the last one apart"
+    fewer = NoiseSchedule.scaled_linear(50).with_zero_terminal_snr()
+    more = NoiseSchedule.scaled_linear(8000).with_zero_terminal_snr()
+    assert len(fewer.sigmas) == 50 and len(more.sigmas) == 8000
+
+
 def test_fractions_beyond_the_schedule_are_infinity_and_zero() -> None:
     assert [SCHEDULE.sigma_at(fraction) for fraction in (-0.1, 0.0, 1.0, 1.1)] == [math.inf, math.inf, 0.0, 0.0]
     assert SCHEDULE.sigma_at(1e-9) == pytest.approx(float(SCHEDULE.sigmas[-1]))
 
 
-def test_timestep_inverts_sigma() -> None:
+@both
+def test_timestep_inverts_sigma(schedule: NoiseSchedule) -> None:
     timesteps = 999 * torch.rand(4, 500, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     timesteps.view(-1)[:3] = torch.tensor([0, 500, 999])
-    worst = float((SCHEDULE.timestep(SCHEDULE.sigma(timesteps)) - timesteps).abs().max())
+    worst = float((schedule.timestep(schedule.sigma(timesteps)) - timesteps).abs().max())
     assert worst < 1e-8, f"largest difference {worst} timesteps"
 
 
@@ -38,17 +52,22 @@ def test_whole_timesteps_read_the_table_and_the_rest_is_clamped() -> None:
     assert SCHEDULE.timestep(torch.tensor([0.0, 1e-3, 1e3])).tolist() == [0, 0, 999]
 
 
+@pytest.mark.parametrize("zero_snr", [False, True])
 @pytest.mark.parametrize("spacing", SPACINGS)
-def test_sampling_sigmas_are_those_of_diffusers(spacing: Spacing) -> None:
+def test_sampling_sigmas_are_those_of_diffusers(spacing: Spacing, zero_snr: bool) -> None:
     reference = EulerDiscreteScheduler(
         beta_start=0.00085,
         beta_end=0.012,
         beta_schedule="scaled_linear",
         timestep_spacing="linspace",
         use_karras_sigmas=spacing == "karras",
+        rescale_betas_zero_snr=zero_snr,
     )
     reference.set_timesteps(20)
-    ours = sampling_sigmas(SCHEDULE, 20, spacing)
+    # Its number for a share of 0 is another one, with a largest sigma of 4096.
+    rescaled = NoiseSchedule(torch.cat([ZERO_SNR.alphas_cumprod[:-1], torch.tensor([2.0**-24])]))
+    schedule = rescaled if zero_snr else SCHEDULE
+    ours = sampling_sigmas(schedule, 20, spacing)
     worst = float((ours[:-1] / reference.sigmas[:-1] - 1).abs().max())
     # diffusers computes its table in float32, and between timesteps interpolates sigma, not log(sigma).
     assert worst < {"normal": 1e-3, "karras": 1e-4}[spacing], f"largest relative difference {worst}"

@@ -31,6 +31,8 @@ BASES: dict[str, Family] = {
     "sd21": ALL_FAMILIES["SD2.1"],
     "sdxl": ALL_FAMILIES["SDXL"],
 }
+ZERO_SNR = ("v_pred", "ztsnr")
+"""The markers of an SDXL that predicts v and was trained with no signal at the last timestep."""
 RESIDUAL_SIZE = 0.3
 """What the zero convolutions' weights are scaled by, so that random nets neither vanish nor drown the picture."""
 
@@ -66,8 +68,14 @@ def write_models(folder: Path) -> Models:
     return Models(folder)
 
 
-def write_checkpoint(path: Path, name: str) -> dict[str, Tensor]:
-    """Write a whole random base of a family in half precision, whose UNet alone is reduced; its tensors."""
+def write_checkpoint(path: Path, name: str, markers: tuple[str, ...] = ()) -> dict[str, Tensor]:
+    """Write a whole random base of a family in half precision, whose UNet alone is reduced; its tensors.
+
+    Arguments:
+        path: The file.
+        name: The family, "sd15", "sd21" or "sdxl".
+        markers: Empty tensors that say something by their names.
+    """
     family = replace(BASES[name], unet=FAMILIES[name])
     autoencoder = ldm.autoencoder_keymap(family.autoencoder).prefixed(ldm_base.AUTOENCODER_PREFIX)
     unet = ldm.unet_keymap(family.unet).prefixed(ldm_base.UNET_PREFIX)
@@ -80,6 +88,7 @@ def write_checkpoint(path: Path, name: str) -> dict[str, Tensor]:
     if name == "sd21":
         tensors |= {key.replace(last, ".resblocks.23."): tensor for key, tensor in tensors.items() if last in key}
     halves = {key: tensor.half().contiguous() for key, tensor in tensors.items()}
+    halves |= {marker: torch.tensor([]) for marker in markers}
     write_tensor_file(path, halves, {})
     return halves
 

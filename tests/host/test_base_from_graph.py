@@ -21,7 +21,7 @@ from controlnet_core.weights.load_base import load_base
 from controlnet_core.weights.safetensors_file import write_tensor_file
 from tests.host.graphs import Builder, Link
 from tests.host.host import Host, largest_difference
-from tests.host.models import write_checkpoint
+from tests.host.models import ZERO_SNR, write_checkpoint
 from tests.host.training import SETTINGS
 
 TOKENIZER = Path(comfy.sd1_clip.__file__).parent / "sd1_tokenizer"
@@ -68,17 +68,30 @@ class Bases(Builder):
 
 
 @pytest.mark.parametrize(
-    ("family", "dynamic"), [("sd15", False), ("sd15", True), ("sd21", False), ("sdxl", False), ("sdxl", True)]
+    ("family", "dynamic", "markers"),
+    [
+        ("sd15", False, ZERO_SNR),
+        ("sd15", True, ()),
+        ("sd21", False, ()),
+        ("sdxl", False, ZERO_SNR),
+        ("sdxl", True, ()),
+    ],
 )
+@pytest.mark.filterwarnings("ignore:.*does not heed")
 def test_a_base_of_the_graph_is_that_of_its_file(
-    host: Host, checkpoints: dict[str, Path], monkeypatch: pytest.MonkeyPatch, family: str, dynamic: bool
+    host: Host,
+    checkpoints: dict[str, Path],
+    monkeypatch: pytest.MonkeyPatch,
+    family: str,
+    dynamic: bool,
+    markers: tuple[str, ...],
 ) -> None:
     """Also where ComfyUI's layers have no weights until a file's are mapped into them, as on a GPU with DynamicVRAM."""
     monkeypatch.setattr(comfy.memory_management, "aimdo_enabled", dynamic)
     # Its own reader of mapped files wants a GPU.
     monkeypatch.setattr(comfy.utils, "load_safetensors", lambda path: (load_file(path), {}))
     host.executor.reset()
-    write_checkpoint(checkpoints[family], family)
+    write_checkpoint(checkpoints[family], family, markers)
     ours = host.bridge("training.base_from_graph").base_of(*Bases(checkpoints[family]).loaded(host))
     theirs = load_base(checkpoints[family], dtype=torch.float32, tokenizer=TOKENIZER)
     for one, other in zip(
@@ -94,6 +107,9 @@ def test_a_base_of_the_graph_is_that_of_its_file(
     assert torch.equal(given.context, wanted.context)
     assert (given.y is None) == (family != "sdxl")
     assert given.y is None or (wanted.y is not None and torch.equal(given.y, wanted.y))
+    zero_snr = family == "sdxl" and markers == ZERO_SNR
+    assert theirs.prediction == ("v" if zero_snr else "eps") and (theirs.schedule.sigmas[-1] > 4518) == zero_snr
+    assert ours.fingerprint == theirs.fingerprint, "weights, prediction and noise levels are the same, bit for bit"
 
 
 @pytest.mark.parametrize(
@@ -127,7 +143,7 @@ def test_every_family_is_trained_in_the_graph(
     sigmas = given["model"].get_model_object("model_sampling").sigmas
     found = largest_difference(base.schedule.sigmas.float(), sigmas)
     print(f"\n{family}: losses {given['loss_map']['loss']}, sigmas {found:.1e} from ComfyUI's")
-    assert found <= 1e-5
+    assert found <= 1e-6
 
 
 def quantised(tensors: Mapping[str, Tensor], kind: str) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

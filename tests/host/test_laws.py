@@ -120,19 +120,25 @@ def test_a_native_net_with_a_curve_is_our_net_with_it(host: Host, curve: str, si
     assert largest_difference(draw(ours=False), draw(ours=True)) <= LATENTS
 
 
-@pytest.mark.parametrize("curve", ["flat", "cfg_resolution"])
+@pytest.mark.parametrize(("curve", "zero_snr"), [("flat", False), ("cfg_resolution", False), ("flat", True)])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_the_node_draws_what_the_core_draws(host: Host, models: Models, family: str, curve: str) -> None:
+def test_the_node_draws_what_the_core_draws(
+    host: Host, models: Models, family: str, curve: str, zero_snr: bool
+) -> None:
     """From the same noise, text and hint: the paper's CFG resolution weighting among others."""
     drawing = Drawing(family, ours=True)
+    if zero_snr:
+        node = drawing.add("ModelSamplingDiscrete", model=drawing.model, sampling="v_prediction", zsnr=True)
+        drawing.model = [node, 0]
     images = drawing.images()
     drawing.capture("hint", images)
     drawing.apply(drawing.net("a"), images, STRENGTH, curve=curve)
-    drawing.sample(cfg=GUIDANCE, steps=STEPS_OF_DRAWING)
+    sampler = "dpmpp_2m" if zero_snr else "euler"
+    drawing.sample(cfg=GUIDANCE, steps=STEPS_OF_DRAWING, sampler_name=sampler)
     with recorded_forwards() as forwards:
         captured = host.run(drawing.graph)
     unet, net = random_unet(family), load_controlnet(models.net(f"{family}_a.safetensors"))
-    expected = draw_with_core(unet, net, curve, captured["hint"], forwards[0], (16, 16))
+    expected = draw_with_core(unet, net, curve, captured["hint"], forwards[0], (16, 16), zero_snr)
     found = largest_difference(captured["latent"]["samples"] * LATENT_SCALES[family], expected)
     print(f"\n{family}, {curve}: {found:.1e}")
     assert found <= LATENTS

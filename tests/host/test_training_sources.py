@@ -280,6 +280,37 @@ def test_a_changed_file_is_noticed(host: Host, folder: Path) -> None:
     assert host.run(look(folder))["report"] != first
 
 
+def test_lists_of_comfyuis_own_nodes_are_one_dataset(host: Host, folder: Path) -> None:
+    write_pairs(folder, count=5)
+    for number in range(5):
+        shutil.copy(folder / "captions" / f"{number}.txt", folder / "images")
+    training = Training(steps=2)
+    pictures = training.add("LoadImageTextDataSetFromFolder", folder="pairs/images")
+    hints = training.add("LoadImageDataSetFromFolder", folder="pairs/hints")
+    training.graph["2"]["inputs"] = {
+        "source": "images",
+        "source.images": [pictures, 0],
+        "source.hints": [hints, 0],
+        "source.captions": [pictures, 1],
+        "source.hint": "images",
+    }
+    training.capture("dataset", ["2", 0])
+    given = host.run(training.graph)
+    pairs = given["dataset"].source
+    assert sorted(pairs[index].caption for index in range(len(pairs))) == [f"picture {number}" for number in range(5)]
+    for index in range(len(pairs)):
+        shade = (40 * int(pairs[index].caption.split()[1]) % 256, 100, 200)
+        assert [round(255 * value) for value in pairs[index].image[:, 0, 0].tolist()] == list(shade)
+    told = [text for _, text in host.server.texts if "pairs of" in text]
+    began = [text for _, text in host.server.texts if text == "reading the base"]
+    assert told == ["5 pairs of 64 x 64 pixels"] and len(began) == 1, "one dataset, and one training"
+    assert len(given["loss_map"]["loss"]) == 2
+    single = training.add("RandomImages", seed=3, width=64, height=64, count=1)
+    training.graph["2"]["inputs"]["source.hints"] = [single, 0]
+    with pytest.raises(GraphError, match="1 hint for 5 pictures"):
+        host.run(training.graph)
+
+
 def test_pictures_of_the_graph_are_trained_on(host: Host) -> None:
     training = Training()
     shapes = training.add("ControlNetCoreShapes", seed=1, count=4, hint="outline")

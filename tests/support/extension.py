@@ -17,6 +17,14 @@ ROOT = Path(__file__).resolve().parents[2]
 ALIAS = "controlnet_extension"
 
 
+class Hidden:
+    """What ComfyUI tells a node beside its inputs."""
+
+    unique_id = "7"
+    prompt = None
+    extra_pnginfo = None
+
+
 @dataclass(frozen=True)
 class Extension:
     """This extension as a host imports it.
@@ -37,7 +45,7 @@ class Extension:
 
     def run(self, node_id: str, **inputs: object) -> tuple[Any, ...]:
         """Run a node with the id 7."""
-        node = type(node_id, (self.nodes[node_id],), {"hidden": type("Hidden", (), {"unique_id": "7"})})
+        node = type(node_id, (self.nodes[node_id],), {"hidden": Hidden})
         values: tuple[Any, ...] = node.execute(**inputs).args  # type: ignore[attr-defined]
         return values
 

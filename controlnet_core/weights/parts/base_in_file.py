@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ...config import AutoencoderConfig, Prediction, TextEncoderConfig, UNetConfig
+from ...config import AutoencoderConfig, TextEncoderConfig, UNetConfig
 from ...errors import CheckpointError
 from ..detect import locate, refusal
 from ..facts import Facts, family_facts, stored_facts
@@ -13,7 +13,8 @@ from ..layouts import ldm, ldm_base
 from ..layouts.kinds import AutoencoderLayout, BaseLayout, TextEncoderLayout
 from ..layouts.sizes import template_of
 from ..source import WeightSource
-from .base_parts import BaseParts, family_of, known_prediction
+from .base_parts import BaseParts, family_of
+from .parametrisation import file_parametrisation, refuse_continuous
 from .part import Part, read_part, without_prefix
 
 EXPECTED = "a Stable Diffusion checkpoint with UNet, autoencoder and text encoder, or a diffusers folder"
@@ -63,29 +64,32 @@ def base_in_file(source: WeightSource) -> BaseParts:
         do = "use a whole checkpoint, not one that was stripped to its UNet"
         raise CheckpointError(f"{' and '.join(found.lacking())} in {source.place}", EXPECTED, do)
     unused = found.keymap().require(source.shapes, source.place).unused
-    family = family_of(found.unet, found.autoencoder, found.text_encoders, _stated_prediction(source))
-    return BaseParts(source.place, family, found.unet, found.autoencoder, found.text_encoders, source.metadata, unused)
-
-
-def _stated_prediction(source: WeightSource) -> Prediction | None:
-    """What a file says that its UNet predicts, if it says anything."""
-    stated = stored_facts(source).get("prediction") or source.metadata.get("modelspec.prediction_type")
-    if stated is not None:
-        return known_prediction(stated, source.place)
-    return "v" if "v_pred" in source.shapes else None
+    told = file_parametrisation(source, found.unet)
+    return BaseParts(
+        place=source.place,
+        family=family_of(found.unet, found.autoencoder, found.text_encoders, told.prediction),
+        unet=found.unet,
+        autoencoder=found.autoencoder,
+        text_encoders=found.text_encoders,
+        metadata=source.metadata,
+        schedule=told.schedule,
+        unused=unused,
+        notes=told.notes,
+    )
 
 
 def find_parts(source: WeightSource) -> FoundParts:
     """Find the models and read their sizes.
 
     Raises:
-        CheckpointError: If there is no UNet, or sizes cannot be read.
+        CheckpointError: If there is no UNet, it has continuous noise levels, or sizes cannot be read.
     """
     detected = locate(source.shapes, BaseLayout)
     if detected is None:
         raise refusal(source.shapes, EXPECTED, source.place)
     outer, facts = detected.prefix, stored_facts(source)
     unet = read_part(source, ldm.UNET, facts, outer + ldm_base.UNET_PREFIX)
+    refuse_continuous(source, unet)
     autoencoder = _autoencoder(source, outer, unet.config, facts)
     return FoundParts(unet, autoencoder, _text_encoders(source, outer, unet.config, facts), outer)
 

@@ -12,7 +12,8 @@ from ..facts import family_facts, stored_facts
 from ..layouts import diffusers, transformers
 from ..layouts.sizes import template_of
 from ..safetensors_file import open_tensor_file
-from .base_parts import BaseParts, family_of, known_prediction
+from .base_parts import BaseParts, family_of
+from .parametrisation import folder_parametrisation
 from .part import Part, read_part
 
 STATED_BY_TRANSFORMERS = {"num_heads": "num_attention_heads", "activation": "hidden_act"}
@@ -39,9 +40,9 @@ def base_in_folder(folder: Path) -> BaseParts:
     )
     parts: list[Part[Any]] = [unet, autoencoder, *texts]
     unused = [part.require().unused for part in parts]
-    stated = _json(folder / "scheduler" / "scheduler_config.json").get("prediction_type", "epsilon")
-    family = family_of(unet, autoencoder, texts, known_prediction(stated, str(folder)))
-    return BaseParts(str(folder), family, unet, autoencoder, texts, file.metadata, sum(unused, ()))
+    told = folder_parametrisation(_json(folder / "scheduler" / "scheduler_config.json"), str(folder))
+    family = family_of(unet, autoencoder, texts, told.prediction)
+    return BaseParts(str(folder), family, unet, autoencoder, texts, file.metadata, told.schedule, sum(unused, ()))
 
 
 def _autoencoder(folder: Path, template: AutoencoderConfig) -> Part[AutoencoderConfig]:

@@ -28,6 +28,7 @@ from ....controlnet_core.schedule import NoiseSchedule
 from ....controlnet_core.weights.keymap import Shape
 from ....controlnet_core.weights.load_base import TINY_FOLDER, build_base
 from ....controlnet_core.weights.parts.base_in_file import base_in_file
+from ....controlnet_core.weights.parts.parametrisation import trained_size
 from ....controlnet_core.weights.safetensors_file import open_tensor_file
 from ....controlnet_core.weights.source import CopiedTensors
 from ..host.types import HostClip, HostModel, HostVae
@@ -39,7 +40,7 @@ TRAINABLE = f"a MODEL of {', '.join(name for name in FAMILIES if name != 'TINY')
 UNET, VAE = ("model.diffusion_model.", "diffusion_model."), ("first_stage_model.", "")
 TEXT_NAMES = ("clip_l", "clip_h", "clip_g")
 TIMESTEPS = 1000
-SAME_SCHEDULE = 1e-5
+SAME_SCHEDULE = 1e-6
 """ComfyUI keeps its noise levels in float32."""
 
 
@@ -89,8 +90,10 @@ def base_of(model: HostModel, clip: HostClip, vae: HostVae) -> Base:
     _check_mergeable("CLIP", clip.patcher)
     parts = base_in_file(_as_one_file(model, clip, vae))
     sampling = model.get_model_object("model_sampling")
-    family = replace(_with_clip_skip(parts.family, clip), prediction=_prediction(sampling))
-    return build_base(replace(parts, family=family), _tokenizer(family), _schedule(sampling))
+    prediction = _prediction(sampling)
+    size = trained_size(parts.family.unet, prediction)
+    family = replace(_with_clip_skip(parts.family, clip), prediction=prediction, image_size=size)
+    return build_base(replace(parts, family=family, schedule=_schedule(sampling)), _tokenizer(family))
 
 
 def _check_trainable(model: HostModel) -> None:
@@ -213,11 +216,12 @@ def _prediction(sampling: object) -> Prediction:
 
 
 def _schedule(sampling: Any) -> NoiseSchedule:  # noqa: ANN401 - ComfyUI's
-    """The noise schedule; Stable Diffusion's own if both agree in float32."""
-    own = NoiseSchedule.scaled_linear()
+    """The noise schedule; that of the files, in full precision, if both agree in float32."""
+    plain = NoiseSchedule.scaled_linear()
     sigmas = sampling.sigmas.detach().cpu().double().clone()
-    if torch.allclose(sigmas, own.sigmas, rtol=SAME_SCHEDULE):
-        return own
+    for known in (plain, plain.with_zero_terminal_snr()):
+        if torch.allclose(sigmas, known.sigmas, rtol=SAME_SCHEDULE, atol=0):
+            return known
     return NoiseSchedule(1 / (1 + sigmas**2))
 
 
