@@ -13,10 +13,28 @@ from torch import Tensor
 from ..errors import HintError
 
 HintImage = Tensor | numpy.ndarray[Any, Any] | Image.Image
+FORMATS = (
+    *("PNG", "JPEG", "MPO", "WEBP", "AVIF", "GIF", "BMP", "DIB", "TIFF", "PPM", "JPEG2000"),
+    *("ICO", "TGA", "PCX", "PSD", "DDS", "SGI", "QOI", "SUN", "XBM", "XPM"),
+)
+"""Formats that Pillow decodes by itself. Of the others, some hand a file to another program: PostScript is one."""
 SMALLEST_SIDE = 8
 """Pixels of one latent position: a smaller image cannot say where anything is."""
 ROUNDING = 1e-3
 """How far outside [0, 1] a pixel may lie by rounding."""
+
+
+def open_picture(path: str | Path) -> Image.Image:
+    """Open an image file of one of `FORMATS`, whatever its name; raises what `Image.open` does."""
+    Image.init()
+    return Image.open(path, formats=[kind for kind in FORMATS if kind in Image.OPEN])
+
+
+def picture_extensions() -> set[str]:
+    """The extensions of the image files that can be opened."""
+    Image.init()
+    known = Image.registered_extensions().items()
+    return {extension for extension, kind in known if kind in FORMATS and kind in Image.OPEN}
 
 
 def load_image(path: str | Path) -> Tensor:
@@ -30,12 +48,14 @@ def load_image(path: str | Path) -> Tensor:
             outside 0 to 1.
     """
     try:
-        with Image.open(path) as image:
+        with open_picture(path) as image:
             image.load()
             pixels = read_pixels(ImageOps.exif_transpose(image))
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise HintError(
-            found=_fault(Path(path), error), expected="an image file", do="check the path and the file"
+            found=_fault(Path(path), error),
+            expected="an image file, such as PNG, JPEG or WebP",
+            do="check the path and the file",
         ) from error
     return in_range(pixels.expand(-1, 3, -1, -1))
 
