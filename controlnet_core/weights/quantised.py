@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from ..errors import CheckpointError
-from .detect import matches_any
 from .facts import json_object, shortened
 from .keymap import Shape
+from .layouts.kinds import matches_any
 from .source import CopiedTensors, WeightSource
 
 SCALES = ("weight_scale", "scale_weight")

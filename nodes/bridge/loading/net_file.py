@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import comfy.controlnet
 import comfy.ldm.modules.attention
 import comfy.model_management
 import comfy.model_patcher
@@ -19,15 +18,21 @@ from torch import Tensor
 
 from ....controlnet_core.errors import CheckpointError
 from ....controlnet_core.weights.detect import refusal
+from ....controlnet_core.weights.difference import is_difference, summed
 from ....controlnet_core.weights.keymap import Shape
+from ....controlnet_core.weights.layouts.foreign import DIFFERENCE
 from ....controlnet_core.weights.layouts.kinds import ControlNetConfig
 from ....controlnet_core.weights.load import read_controlnet
-from ....controlnet_core.weights.parts.controlnet_part import find_controlnet
+from ....controlnet_core.weights.parts.controlnet_part import controlnet_part, find_controlnet
 from ....controlnet_core.weights.parts.part import Part
-from ....controlnet_core.weights.safetensors_file import open_tensor_file
+from ....controlnet_core.weights.quantised import dequantised
+from ....controlnet_core.weights.safetensors_file import is_tensor_file, open_tensor_file
 from ....controlnet_core.weights.source import CopiedTensors, WeightSource, numbers_by_dtype
 from ..control.residual_hook import CoreControlNet
 from ..host.folders import controlnet_path
+from ..host.types import HostModel
+from .graph_weights import unet_weights
+from .host_loader import load_by_host
 
 COMPUTE_DTYPES = [torch.float16, torch.bfloat16, torch.float32]
 POOLED_NAMES = ("_shuffle", "_shuffle_fp16")
@@ -75,32 +80,37 @@ class PickledFile:
         yield CopiedTensors(tuple(self.loaded), self.loaded.__getitem__, device, dtype)
 
 
-def load_control_net(name: str) -> Loaded:
+def load_control_net(name: str, model: HostModel = None) -> Loaded:
     """Load a net from ComfyUI's folders.
 
     Arguments:
         name: As `controlnet_names` lists it.
+        model: The MODEL that a difference ControlNet is added to, or None.
 
     Raises:
         CheckpointError: If there is no such file, it is damaged, or neither loader can read it.
+        FamilyMismatchError: If a difference ControlNet does not fit the model.
     """
-    return load_control_net_file(controlnet_path(name), name)
+    return load_control_net_file(controlnet_path(name), name, model)
 
 
-def load_control_net_file(path: Path, name: str) -> Loaded:
-    """Load a net from a file; raises as `load_control_net` does.
+def load_control_net_file(path: Path, name: str, model: HostModel = None) -> Loaded:
+    """Load a net from a file; arguments and errors as `load_control_net`.
 
     Arguments:
         path: The file.
         name: What messages call it.
+        model: The MODEL that a difference ControlNet is added to, or None.
     """
     file = _opened(path)
+    if is_difference(file):
+        return _by_core(controlnet_part(_added(file, model)), name)
     found = find_controlnet(file)
     if found is None:
-        return _by_host(path, name, refusal(file.shapes, EXPECTED, str(path)))
+        return _by_host(file, name, refusal(file.shapes, EXPECTED, str(path)))
     config = found.config.unet
     if config.transformer_depth_middle == 0 and config.vector_dim is not None:
-        return _by_host(path, name, CheckpointError(f"{WITHOUT_MIDDLE}, {path}", EXPECTED, "use the full net"))
+        return _by_host(file, name, CheckpointError(f"{WITHOUT_MIDDLE}, {path}", EXPECTED, "use the full net"))
     return _by_core(found, name)
 
 
@@ -113,18 +123,27 @@ def file_stamp(name: str) -> str:
 
 def _opened(path: Path) -> WeightSource:
     """Open a file of any format: safetensors by its header, pickles through ComfyUI, which reads only tensors."""
-    if path.suffix in (".safetensors", ".sft"):
+    if path.suffix in (".safetensors", ".sft") or is_tensor_file(path):
         return open_tensor_file(path)
     try:
         loaded = comfy.utils.load_torch_file(str(path), safe_load=True)
     except Exception as error:  # torch raises many kinds for a broken pickle
-        raise CheckpointError(
-            found=f"{path}, which cannot be read ({error})", expected=EXPECTED, do="download the file again"
-        ) from error
-    tensors = {key: value for key, value in loaded.items() if isinstance(value, Tensor)}
+        cause = str(error).split(". ")[0].split("\n")[0]  # what torch says next is advice to run unsafe code
+        raise CheckpointError(f"{path}, which cannot be read ({cause})", EXPECTED, "download the file again") from error
+    if not isinstance(loaded, Mapping):
+        raise CheckpointError(f"a {type(loaded).__name__} in {path}", EXPECTED, "choose another file")
+    tensors = {str(key): value for key, value in loaded.items() if isinstance(value, Tensor)}
     shapes = {key: tuple(value.shape) for key, value in tensors.items()}
     dtypes = {key: str(value.dtype).removeprefix("torch.") for key, value in tensors.items()}
     return PickledFile(str(path), shapes, dtypes, {}, tensors)
+
+
+def _added(file: WeightSource, model: HostModel) -> WeightSource:
+    """A difference ControlNet added to the weights of a model."""
+    if model is None:
+        do = "connect the model that it was made for to model of this node, or use the full ControlNet"
+        raise CheckpointError(f"{DIFFERENCE.description}, {file.place}", "that base, too", do)
+    return summed(dequantised(file), unet_weights(model, "the model"))
 
 
 def _by_core(found: Part[ControlNetConfig], name: str) -> Loaded:
@@ -145,19 +164,20 @@ def _by_core(found: Part[ControlNetConfig], name: str) -> Loaded:
         net, load_device=load_device, offload_device=comfy.model_management.unet_offload_device()
     )
     control_net = CoreControlNet(net, patcher, cast or dtype, name)
-    control_net.global_average_pooling = Path(name).stem.endswith(POOLED_NAMES)
+    control_net.global_average_pooling = is_pooled(name)
     return Loaded(control_net, _report(found, name, control_net))
 
 
-def _by_host(path: Path, name: str, reason: CheckpointError) -> Loaded:
+def _by_host(file: WeightSource, name: str, reason: CheckpointError) -> Loaded:
     """Let ComfyUI's own loader read what the core does not; `reason` says why, and is raised if both fail."""
-    try:
-        control_net = comfy.controlnet.load_controlnet(str(path))
-    except Exception as error:  # what it raises for a file it does not know depends on the file
-        raise reason from error
-    if control_net is None:
-        raise reason
-    return Loaded(control_net, f"{name}: read by ComfyUI's own loader, as it is {reason.found.rpartition(',')[0]}")
+    control_net, lacking = load_by_host(file, reason, is_pooled(name))
+    report = f"{name}: read by ComfyUI's own loader, as it is {reason.found.rpartition(',')[0]}"
+    return Loaded(control_net, f"{report}; {lacking}" if lacking else report)
+
+
+def is_pooled(name: str) -> bool:
+    """Whether a net's residuals are averaged over the picture, by its name."""
+    return Path(name).stem.endswith(POOLED_NAMES)
 
 
 def _report(found: Part[ControlNetConfig], name: str, control_net: CoreControlNet) -> str:
