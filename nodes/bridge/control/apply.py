@@ -8,15 +8,13 @@ from typing import Any
 from torch import Tensor
 
 from ....controlnet_core.control.application import Application
-from ....controlnet_core.errors import SettingError
-from ..host.types import Conditioning, HostControlNet, HostStack, HostVae
+from ..host.types import Conditioning, HostControlNet, HostVae
 from ..loading.families import check_conditioning
 from .foreign_net import WeightedControl
 from .residual_hook import CoreControlNet
+from .stack_entries import StackEntry, check_net, hint_pixels, read_stack
 
 OURS = (CoreControlNet, WeightedControl)
-StackEntry = tuple[HostControlNet, Tensor, float, float, float]
-"""A CONTROL_NET, its hints, strength, start and end: what extensions exchange as CONTROL_NET_STACK."""
 
 
 def configured(net: HostControlNet, application: Application, node_id: str | None) -> HostControlNet:
@@ -28,8 +26,9 @@ def configured(net: HostControlNet, application: Application, node_id: str | Non
         node_id: The node to show warnings on.
 
     Raises:
-        SettingError: If there are custom weights for another number of blocks than the net has.
+        SettingError: If it is no net, or there are custom weights for another number of blocks than the net has.
     """
+    check_net(net)
     if isinstance(net, CoreControlNet):
         copied = net.copy()
         application.block_factors(net.net.block_levels, latent_height=1)
@@ -55,9 +54,10 @@ def apply_stack(
 
     Raises:
         FamilyMismatchError: If a net does not fit a conditioning.
-        SettingError: If a strength is not finite or a window is impossible.
+        HintError: If a hint has fewer channels than its net reads.
+        SettingError: If an entry is no net with its hints, a strength is not finite or a window is impossible.
     """
-    for net, hints, strength, start, end in stack:
+    for net, hints, strength, start, end in read_stack(stack):
         application = Application(strength, start, end)
         if strength:
             wrapped = net if isinstance(net, OURS) else WeightedControl(net.copy(), application, node_id)
@@ -75,7 +75,7 @@ def _applied(
 ) -> list[Conditioning]:
     """Apply one net."""
     copies: dict[Any, Any] = {}
-    pixels = hints.movedim(-1, 1)
+    pixels = hint_pixels(net, hints)
 
     def controlled(embedding: Tensor, options: dict[str, Any]) -> list[Any]:
         check_conditioning(net, embedding, options)
@@ -86,23 +86,3 @@ def _applied(
         return [embedding, {**options, "control": copies[previous], "control_apply_to_uncond": False}]
 
     return [[controlled(*entry) for entry in conditioning] for conditioning in conditionings]
-
-
-def read_stack(stack: HostStack) -> list[StackEntry]:
-    """Read a CONTROL_NET_STACK of any extension; one that is not connected is empty.
-
-    Raises:
-        SettingError: If an entry is not (CONTROL_NET, IMAGE, strength, start, end), the last two optional.
-    """
-    entries: list[StackEntry] = []
-    for number, entry in enumerate(stack or (), start=1):
-        if not isinstance(entry, Sequence) or len(entry) not in (3, 5) or not isinstance(entry[1], Tensor):
-            kinds = [type(part).__name__ for part in entry] if isinstance(entry, Sequence) else type(entry).__name__
-            raise SettingError(
-                found=f"entry {number} of the stack with {kinds}",
-                expected="(CONTROL_NET, IMAGE, strength, start, end)",
-                do="connect a CONTROL_NET_STACK of a node that makes such entries",
-            )
-        net, hints, strength, start, end = (*entry, 0.0, 1.0)[:5]
-        entries.append((net, hints, float(strength), float(start), float(end)))
-    return entries
