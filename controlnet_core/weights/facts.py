@@ -36,6 +36,7 @@ CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "num_heads": (lambda value: value is None or _whole(1, 1024)(value), "a number of heads or null"),
     "head_channels": (lambda value: value is None or _whole(1, 1024)(value), "a number of channels or null"),
     "float32_attention": (lambda value: isinstance(value, bool), "true or false"),
+    "pooled": (lambda value: isinstance(value, bool), "true or false"),
     "latent_scale": (_is_scale, "a number above 0"),
     "layers": (_whole(1, 256), "a number of layers"),
     "activation": (lambda value: value in ("quick_gelu", "gelu"), "quick_gelu or gelu"),

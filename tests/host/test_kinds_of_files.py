@@ -52,6 +52,10 @@ def files(models: Models) -> Path:
     whole = load_file(folder / "sd15_diffusers.safetensors")
     put("sd15_sparse.safetensors", {**whole, "down_blocks.0.motion_modules.0.norm.weight": torch.ones(2)})
     put("sd15_cut.safetensors", {key: tensor for key, tensor in net.items() if not key.startswith("middle_block_out")})
+    put("sd15_shuffle.safetensors", net)
+    (folder / "pooled").mkdir()
+    put("pooled/diffusion_pytorch_model.safetensors", net)
+    (folder / "pooled" / "config.json").write_text('{"global_pool_conditions": true}')
     torch.save([torch.ones(3), torch.ones(3)], folder / "sd15_list.pth")
     return folder
 
@@ -127,3 +131,43 @@ def test_a_difference_net_does_not_go_with_another_model(host: Host) -> None:
     drawing.capture("net", [node, 0])
     with pytest.raises(GraphError, match=r"a difference ControlNet.*the base that it was made for"):
         host.run(drawing.graph)
+
+
+def drawn_pooled(host: Host, name: str, average: str = "automatic", side: str = "curve's own") -> Tensor:
+    """Latents with a net of our loader."""
+    drawing = Drawing("sd15", ours=True)
+    node = drawing.add("LoadControlNet", control_net_name=name, average_residuals=average)
+    drawing.apply([node, 0], drawing.images(), side=side)
+    drawing.sample(steps=2)
+    latents: Tensor = host.run(drawing.graph)["latent"]["samples"]
+    return latents
+
+
+def drawn_native_shuffle(host: Host, both: bool) -> Tensor:
+    """Latents with ComfyUI's own shuffle net, on both sides or on the positive one."""
+    drawing = Drawing("sd15", ours=False)
+    negative = drawing.negative
+    drawing.apply(drawing.net("shuffle"), drawing.images())
+    drawing.negative = drawing.negative if both else negative
+    drawing.sample(steps=2)
+    latents: Tensor = host.run(drawing.graph)["latent"]["samples"]
+    return latents
+
+
+@pytest.mark.usefixtures("files")
+def test_a_shuffle_net_gives_means_on_the_positive_side(host: Host) -> None:
+    positive, both = (drawn_native_shuffle(host, both) for both in (False, True))
+    plain = drawn(host, "a")
+    figures = {
+        "by name": largest_difference(drawn_pooled(host, "sd15_shuffle.safetensors"), positive),
+        "by config.json": largest_difference(
+            drawn_pooled(host, "pooled/diffusion_pytorch_model.safetensors"), positive
+        ),
+        "by the user": largest_difference(drawn_pooled(host, "sd15_a.safetensors", "yes"), positive),
+        "on both sides": largest_difference(drawn_pooled(host, "sd15_shuffle.safetensors", side="both"), both),
+        "not, by the user": largest_difference(drawn_pooled(host, "sd15_shuffle.safetensors", "no"), plain),
+    }
+    largest = plain.abs().max().item()
+    print("\nshuffle: " + ", ".join(f"{words} {figure / largest:.1e}" for words, figure in figures.items()))
+    assert max(figures.values()) / largest < BOUND
+    assert largest_difference(positive, both) / largest > 1e-3 < largest_difference(positive, plain) / largest

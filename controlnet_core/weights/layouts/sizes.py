@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 from ...config import FAMILIES, AutoencoderConfig, Family, TextEncoderConfig, UNetConfig
 from ...errors import CheckpointError
+from ...model.hint import HintEncoderKind
 from ..facts import Facts, with_facts
 from ..keymap import Shape, Shapes
 from .kinds import ControlNetConfig
@@ -93,7 +94,8 @@ def controlnet_sizes(places: UNetPlaces, shapes: Shapes, facts: Facts) -> Contro
     """Read the sizes of a ControlNet as `unet_sizes` does; the hint encoder of the paper has 4x4 kernels."""
     unet = unet_sizes(places, shapes, facts)
     hint = weight_shape(shapes, places.hint_convolution, dimensions=4)
-    return ControlNetConfig(unet, hint[1], "paper" if hint[2] == 4 else "reference")
+    encoder: HintEncoderKind = "paper" if hint[2] == 4 else "reference"
+    return ControlNetConfig(unet, hint[1], encoder, facts.get("pooled", False))
 
 
 def autoencoder_sizes(down: str, block: str, shapes: Shapes, facts: Facts) -> AutoencoderConfig:
