@@ -17,6 +17,7 @@ Config = TypeVar("Config", UNetConfig, AutoencoderConfig, TextEncoderConfig)
 
 METADATA_KEY = "controlnet_core"
 """Under this key of a file's metadata stand the facts, as JSON."""
+
 REPAIR = "repair or remove it, or fetch the file again"
 LONGEST = 60
 """Characters of a value that a message quotes."""

@@ -94,13 +94,12 @@ def load_control_net(name: str, model: HostModel = None, pooled: bool | None = N
     return load_control_net_file(controlnet_path(name), name, model, pooled)
 
 
-def load_control_net_file(
-    path: Path, name: str, model: HostModel = None, pooled: bool | None = None
-) -> Loaded:
+def load_control_net_file(path: Path, name: str, model: HostModel = None, pooled: bool | None = None) -> Loaded:
     """Load a net from a file that messages call `name`; the rest is as `load_control_net` says."""
     file = _opened(path)
     if is_difference(file):
-        return _by_core(controlnet_part(_added(file, model)), name, pooled)
+        loaded = _by_core(controlnet_part(_added(file, model)), name, pooled)
+        return replace(loaded, report=f"{loaded.report}, differences added to the model")
     found = find_controlnet(file)
     if found is None:
         return _by_host(file, name, refusal(file.shapes, EXPECTED, str(path)), pooled)
