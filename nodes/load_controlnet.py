@@ -6,7 +6,10 @@ from comfy_api.latest import io
 
 from .bridge.host.folders import controlnet_names
 from .bridge.host.messages import show
+from .bridge.host.types import HostModel
 from .bridge.loading.net_file import file_stamp, load_control_net
+
+AVERAGED = {"automatic": None, "yes": True, "no": False}
 
 
 class LoadControlNet(io.ComfyNode):
@@ -29,6 +32,21 @@ class LoadControlNet(io.ComfyNode):
                     tooltip="A file in models/controlnet, a net trained here, or the one that comes with the small "
                     "base. Press R after adding files.",
                 ),
+                io.Model.Input(
+                    "model",
+                    optional=True,
+                    tooltip="Only for a difference ControlNet, which holds what to add to the model it was made for: "
+                    "that model.",
+                ),
+                io.Combo.Input(
+                    "average_residuals",
+                    options=list(AVERAGED),
+                    default=next(iter(AVERAGED)),
+                    optional=True,
+                    advanced=True,
+                    tooltip="Whether residuals are averaged over the picture and act on the positive side, as shuffle "
+                    "nets want. Automatic goes by the config.json beside the file, or by shuffle in its name.",
+                ),
             ],
             outputs=[
                 io.ControlNet.Output(
@@ -42,13 +60,17 @@ class LoadControlNet(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, control_net_name: str) -> str:
+    def fingerprint_inputs(
+        cls, control_net_name: str, model: HostModel = None, average_residuals: str = "automatic"
+    ) -> str:
         """A value that changes when the file changes."""
         return file_stamp(control_net_name)
 
     @classmethod
-    def execute(cls, control_net_name: str) -> io.NodeOutput:
+    def execute(
+        cls, control_net_name: str, model: HostModel = None, average_residuals: str = "automatic"
+    ) -> io.NodeOutput:
         """Load the net."""
-        loaded = load_control_net(control_net_name)
+        loaded = load_control_net(control_net_name, model, AVERAGED[average_residuals])
         show(loaded.report, cls.hidden.unique_id)
         return io.NodeOutput(loaded.control_net, loaded.report)

@@ -7,7 +7,8 @@ from torch import Tensor
 
 from ..controlnet_core.control.step import GuidanceSide
 from .application_form import OWN_SIDE, ControlNetStack, application_inputs, read_application
-from .bridge.control.apply import apply_stack, configured, read_stack
+from .bridge.control.apply import apply_stack, configured
+from .bridge.control.stack_entries import SharedStack, read_stack
 from .bridge.host.blocking import blocked
 from .bridge.host.types import Conditioning, HostControlNet, HostStack, HostVae
 
@@ -62,7 +63,7 @@ class StackControlNets(io.ComfyNode):
         """Add the net to the stack, and apply the stack to the connected conditionings."""
         application = read_application(strength, start_percent, end_percent, curve, side, block_weights)
         net = configured(control_net, application, cls.hidden.unique_id)
-        longer = [*read_stack(stack), (net, image, strength, start_percent, end_percent)]
+        longer = SharedStack([*read_stack(stack), (net, image, strength, start_percent, end_percent)])
         given: dict[GuidanceSide, Conditioning | None] = {"conditional": positive, "unconditional": negative}
         connected = {side: conditioning for side, conditioning in given.items() if conditioning is not None}
         applied = apply_stack(connected, longer, vae, cls.hidden.unique_id)

@@ -11,6 +11,7 @@ from torch import Tensor
 from ..config import BlockLevels
 from ..errors import SettingError
 from ..pictures.read import HintImage
+from .controller import Controller
 from .curves import SIDES, Curve, Side, block_weights, check_curve, default_side
 from .hint import read_mask
 
@@ -79,6 +80,10 @@ class Application:
     def acting_side(self) -> Side:
         """The side of classifier-free guidance that the net acts on, or "both"."""
         return self.side or default_side(self.curve)
+
+    def side_of(self, net: Controller) -> Side:
+        """The side that a net acts on: the chosen one, else the conditional one for a net with pooled residuals."""
+        return "conditional" if self.side is None and net.pooled else self.acting_side
 
     def window(self, sigma_at: Callable[[float], float]) -> Window:
         """The noise levels between which the net acts; `sigma_at` maps a fraction of the schedule to a noise level."""

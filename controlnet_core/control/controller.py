@@ -16,9 +16,11 @@ class Controller(Protocol):
 
     Attributes:
         hint_channels: Channels of the hint image.
+        pooled: Whether its residuals are averaged over the picture.
     """
 
     hint_channels: int
+    pooled: bool
 
     @property
     def family(self) -> str:

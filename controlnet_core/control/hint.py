@@ -8,22 +8,26 @@ from torch.nn import functional
 from ..errors import HintError
 from ..pictures.read import SMALLEST_SIDE, HintImage, in_range, read_pixels
 
+MASKED = -1.0
+"""The value of hint pixels that an inpainting net fills."""
+
 
 def read_hint(image: HintImage, channels: int = 3) -> Tensor:
     """Read a hint image of any size.
 
     Arguments:
         image: A torch tensor ([B,] C, H, W), a numpy array ([B,] H, W, C), either without the channel if it is grey;
-            uint8 in 0 to 255 or float in 0 to 1. Or a PIL image.
-        channels: How many the net reads; a grey image is repeated to fill them.
+            uint8 in 0 to 255 or float in 0 to 1, or -1 in all channels of a pixel that an inpainting net fills. Or a
+            PIL image.
+        channels: How many the net reads; a grey image is repeated to fill them, a PIL image turned to grey for 1.
 
     Returns:
-        Shape (B, channels, H, W), float32 in [0, 1]; the same tensor if it already is that.
+        Shape (B, channels, H, W), float32 in [0, 1], -1 in masked pixels; the same tensor if it already is that.
 
     Raises:
         HintError: If the image is too small or has another layout, or its values are not finite or out of range.
     """
-    pixels = read_pixels(image)
+    pixels = read_pixels(image, channels)
     if pixels.shape[1] == 1 and channels > 1:
         pixels = pixels.expand(-1, channels, -1, -1)
     if pixels.shape[1] != channels or pixels.shape[0] < 1:
@@ -38,7 +42,8 @@ def read_hint(image: HintImage, channels: int = 3) -> Tensor:
             expected=f"at least {SMALLEST_SIDE} x {SMALLEST_SIDE}",
             do="give the hint in about the size of the picture to draw",
         )
-    return in_range(pixels)
+    masked = (pixels == MASKED).all(dim=1, keepdim=True)
+    return in_range(pixels.masked_fill(masked, 0)).masked_fill(masked, MASKED) if masked.any() else in_range(pixels)
 
 
 def read_mask(mask: HintImage) -> Tensor:
@@ -59,10 +64,15 @@ def read_mask(mask: HintImage) -> Tensor:
 
 
 def fit_hint(hint: Tensor, height: int, width: int) -> Tensor:
-    """Crop a hint (B, C, H, W) around its centre to the wanted aspect, then resize (bilinear, with antialiasing)."""
+    """Crop a hint (B, C, H, W) around its centre to the wanted aspect, then resize (bilinear, with antialiasing).
+
+    A hint with masked pixels is resized to the nearest pixels, so that none is a mixture.
+    """
     if hint.shape[-2:] == (height, width):
         return hint
     cropped = _cropped(hint, height, width)
+    if (cropped == MASKED).any():
+        return functional.interpolate(cropped, size=(height, width), mode="nearest-exact")
     return functional.interpolate(cropped, size=(height, width), mode="bilinear", antialias=True).clamp(0, 1)
 
 

@@ -49,7 +49,7 @@ class Control:
         hint: What the picture should follow, in any layout that `read_hint` takes and of any size. Hint i steers
             picture i; fewer hints than pictures are repeated.
         application: How strongly, when, where, on which blocks and on which side it acts.
-        hint_pixels: The hint as read, shape (B, hint_channels, H, W) in [0, 1].
+        hint_pixels: The hint as `read_hint` gives it, shape (B, hint_channels, H, W).
 
     Raises:
         HintError: If the hint or the mask cannot be used.
@@ -120,7 +120,7 @@ class ControlRun:
         """What the net adds at one step: zeros in the rows of a side that is off, None if it does not act."""
         net, application = self.control.net, self.control.application
         factors = application.factors_at(step.sigma, self.window, net.block_levels, self.latent_size[0])
-        output = run_net(net, step, application.acting_side, factors, self._embedded_hint, self.mask)
+        output = run_net(net, step, application.side_of(net), factors, self._embedded_hint, self.mask)
         self.forwards += output is not None
         return output
 
@@ -202,7 +202,7 @@ def _notes(run: ControlRun, sigmas: list[float], pictures: int, sides: tuple[Gui
     if application.mask_pixels is not None:
         notes.append(crop_note(application.mask_pixels, height, width, "mask"))
     notes.append(window_note(run.window, sigmas, application.start, application.end))
-    if application.acting_side not in ("both", *sides):
+    if application.side_of(control.net) not in ("both", *sides):
         notes.append("it acts on the unconditional side only, which is not computed at guidance 1")
     notes.append(hint_count_note(len(control.hint_pixels), pictures))
     return [note for note in notes if note is not None]

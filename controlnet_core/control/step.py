@@ -94,6 +94,8 @@ def run_net(
         embedded_hint=hint if len(hint) == 1 else hint[hint_rows],
         blocks=None if deepest == len(factors) else deepest,
     )
+    if net.pooled:
+        output = output.pooled()
     output = output.scaled(factors)
     if mask is not None:
         output = output.masked(mask.to(step.x.device)[pictures % len(mask)])

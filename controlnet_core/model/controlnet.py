@@ -99,6 +99,8 @@ class ControlNet(nn.Module):
         device: Where to make the weights ("meta" makes none).
         dtype: Their dtype.
         attention: `attention(query, key, value, heads)`.
+        pooled: Whether its residuals are averaged over the picture when it is applied, as those of shuffle nets are,
+            which give style and not position; such a net acts on the conditional side unless told otherwise.
 
     Raises:
         SettingError: If the hint encoder is unknown or there are no hint channels.
@@ -114,6 +116,7 @@ class ControlNet(nn.Module):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
         attention: AttentionFunction = scaled_dot_product_attention,
+        pooled: bool = False,
     ) -> None:
         super().__init__()
         if hint_encoder not in HINT_ENCODERS:
@@ -123,6 +126,7 @@ class ControlNet(nn.Module):
         layers = LayerFactory(operations, device, dtype, attention)
         self.config = config
         self.hint_channels = hint_channels
+        self.pooled = pooled
         self.hint_encoder_kind = hint_encoder
         self.encoder = Encoder(config, layers)
         self.hint_encoder = HINT_ENCODERS[hint_encoder](hint_channels, config.model_channels, layers)

@@ -13,37 +13,70 @@ from torch import Tensor
 from ..errors import HintError
 
 HintImage = Tensor | numpy.ndarray[Any, Any] | Image.Image
+FORMATS = (
+    *("PNG", "JPEG", "MPO", "WEBP", "AVIF", "GIF", "BMP", "DIB", "TIFF", "PPM", "JPEG2000"),
+    *("ICO", "TGA", "PCX", "PSD", "DDS", "SGI", "QOI", "SUN", "XBM", "XPM"),
+)
+"""Formats that Pillow decodes by itself. Of the others, some hand a file to another program: PostScript is one."""
 SMALLEST_SIDE = 8
 """Pixels of one latent position: a smaller image cannot say where anything is."""
 ROUNDING = 1e-3
 """How far outside [0, 1] a pixel may lie by rounding."""
 
 
-def load_image(path: str | Path) -> Tensor:
+def open_picture(path: str | Path) -> Image.Image:
+    """Open an image file of one of `FORMATS`, whatever its name; raises what `Image.open` does."""
+    Image.init()
+    return Image.open(path, formats=[kind for kind in FORMATS if kind in Image.OPEN])
+
+
+def picture_extensions() -> set[str]:
+    """The extensions of the image files that can be opened."""
+    Image.init()
+    known = Image.registered_extensions().items()
+    return {extension for extension, kind in known if kind in FORMATS and kind in Image.OPEN}
+
+
+def load_image(path: str | Path, channels: int = 3) -> Tensor:
     """Read an image file, rotated by its EXIF orientation, with transparency laid over black.
 
+    Arguments:
+        path: The file.
+        channels: 3 for colours, 1 for grey, 4 for colours and transparency.
+
     Returns:
-        Shape (1, 3, H, W), float32 in [0, 1]; 16-bit files keep their precision.
+        Shape (1, channels, H, W), float32 in [0, 1]; 16-bit files keep their precision.
 
     Raises:
-        HintError: If the file is missing, empty, truncated or no image; the message names it. If it holds floats
-            outside 0 to 1.
+        HintError: If the file is missing, empty, truncated or no image, or has too few channels; the message names it.
+            If it holds floats outside 0 to 1.
     """
     try:
-        with Image.open(path) as image:
+        with open_picture(path) as image:
             image.load()
-            pixels = read_pixels(ImageOps.exif_transpose(image))
+            pixels = read_pixels(ImageOps.exif_transpose(image), channels)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise HintError(
-            found=_fault(Path(path), error), expected="an image file", do="check the path and the file"
+            found=_fault(Path(path), error),
+            expected="an image file, such as PNG, JPEG or WebP",
+            do="check the path and the file",
         ) from error
-    return in_range(pixels.expand(-1, 3, -1, -1))
+    if pixels.shape[1] not in (1, channels):
+        raise HintError(
+            found=f"{path} with {pixels.shape[1]} channels",
+            expected=f"an image with {channels} channels, which the net reads",
+            do="save it with transparency" if channels == 4 else "use an image that belongs to this net",
+        )
+    return in_range(pixels.expand(-1, channels, -1, -1))
 
 
-def read_pixels(image: HintImage) -> Tensor:
-    """Convert any layout to (B, C, H, W) and any dtype to float32; integers are scaled to 0 to 1."""
+def read_pixels(image: HintImage, channels: int = 3) -> Tensor:
+    """Convert any layout to (B, C, H, W) and any dtype to float32; integers are scaled to 0 to 1.
+
+    A PIL image is given in grey for 1 channel, with its transparency for 4, and else laid over black.
+    """
     if isinstance(image, Image.Image):
-        image = _opaque_array(image)
+        image = _array(image, channels)
     if isinstance(image, numpy.ndarray):
         channels_last = image[..., None] if image.ndim == 2 else image
         image = _tensor(channels_last).movedim(-1, -3) if channels_last.ndim >= 3 else _tensor(channels_last)
@@ -96,17 +129,20 @@ def in_range(pixels: Tensor) -> Tensor:
     return pixels if low >= 0 and high <= 1 else pixels.clamp(0, 1)
 
 
-def _opaque_array(image: Image.Image) -> numpy.ndarray[Any, Any]:
-    """Lay an image over black; an image of 16 bits or floats stays a grey array of its own precision."""
+def _array(image: Image.Image, channels: int) -> numpy.ndarray[Any, Any]:
+    """Lay an image over black, unless 4 channels are read; one of 16 bits or floats stays grey in its own precision."""
     if image.mode.startswith("I"):
         return numpy.array(image, dtype=numpy.float32) / 65535
     if image.mode == "F":
         return numpy.array(image)
     grey = image.mode in ("L", "1", "LA")
-    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+    transparent = image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info
+    if transparent and channels == 4:
+        return numpy.array(image.convert("RGBA"))
+    if transparent:
         colours = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", colours.size, "black"), colours)
-    return numpy.array(image.convert("L" if grey else "RGB"))
+    return numpy.array(image.convert("L" if grey or channels == 1 else "RGB"))
 
 
 def _fault(path: Path, error: Exception) -> str:

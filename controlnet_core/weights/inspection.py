@@ -16,6 +16,7 @@ from .parts.base_in_file import find_parts
 from .parts.base_in_folder import base_in_folder, is_base_folder
 from .parts.controlnet_part import controlnet_part
 from .parts.part import read_part
+from .quantised import dequantised
 from .safetensors_file import open_tensor_file
 from .source import WeightSource, numbers_by_dtype
 
@@ -114,6 +115,7 @@ def _counted(source: WeightSource) -> CheckpointReport:
 
 def _compared(report: CheckpointReport, source: WeightSource, kind: Layout, prefix: str) -> CheckpointReport:
     """The report with what the key map of its kind says; a text encoder alone is not looked into."""
+    source = dequantised(source)
     if isinstance(kind, BaseLayout):
         parts = find_parts(source)
         report = _with(report, parts.keymap().compare(source.shapes), parts.unet.config.family)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 
 import torch
 from torch import nn
@@ -22,6 +23,7 @@ def load_controlnet(
     dtype: torch.dtype | None = None,
     operations: Operations = nn,
     attention: AttentionFunction = scaled_dot_product_attention,
+    pooled: bool | None = None,
 ) -> ControlNet:
     """Load a ControlNet.
 
@@ -32,6 +34,8 @@ def load_controlnet(
         dtype: Its dtype; None keeps the file's.
         operations: Where its layers come from, `torch.nn` or a host's.
         attention: `attention(query, key, value, heads)`, torch's or a host's.
+        pooled: Whether its residuals are averaged over the picture; None goes by what the file or the config.json
+            beside it states, else by "shuffle" in its name.
 
     Returns:
         The net, in evaluation mode. The file is not held open.
@@ -40,6 +44,8 @@ def load_controlnet(
         CheckpointError: If the file is no such net, or a tensor is missing, unknown or of another shape.
     """
     found = controlnet_part(open_tensor_file(path))
+    if pooled is not None:
+        found = replace(found, config=replace(found.config, pooled=pooled))
     return read_controlnet(found, device=device, dtype=dtype, operations=operations, attention=attention)
 
 
@@ -62,6 +68,7 @@ def read_controlnet(
         device="meta",
         dtype=dtype,
         attention=attention,
+        pooled=config.pooled,
     )
     net.load_state_dict(found.state_dict(device=device, dtype=dtype), assign=True)
     return net.train(False)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +26,12 @@ DTYPES = {
     "BF16": "bfloat16",
     "F8_E4M3": "float8_e4m3fn",
     "F8_E5M2": "float8_e5m2",
+    "I64": "int64",
+    "I32": "int32",
+    "I16": "int16",
+    "I8": "int8",
+    "U8": "uint8",
+    "BOOL": "bool",
 }
 PICKLE = "a pickled PyTorch checkpoint"
 SIGNATURES = (
@@ -41,23 +48,27 @@ SIGNATURES = (
 )
 WEIGHT_NAMES = ("diffusion_pytorch_model", "model")
 WEIGHT_VARIANTS = ("", ".fp16", ".bf16")
+SHARD = re.compile(r"(.+)-[0-9]{5}-of-([0-9]{5})\.safetensors")
+"""How the files of a model that is split in shards are called: base name, number, count."""
 
 
 @dataclass(frozen=True)
 class TensorFile:
-    """A safetensors file whose header was read and whose tensors were not.
+    """A safetensors file, or all shards of one, whose header was read and whose tensors were not.
 
     Attributes:
-        path: Where it is.
+        path: Where it is, or one of its shards.
         shapes: The shape of each tensor.
         dtypes: The dtype of each tensor, such as "float16".
         metadata: The metadata stored with it, as texts by name.
+        files: The file or shard that holds each tensor.
     """
 
     path: Path
     shapes: dict[str, Shape]
     dtypes: dict[str, str]
     metadata: dict[str, str]
+    files: dict[str, Path]
 
     @property
     def place(self) -> str:
@@ -76,12 +87,21 @@ class TensorFile:
             device: Where to put them; the CPU by default.
             dtype: What to turn floating point tensors into; None keeps the file's.
         """
-        with safe_open(self.path, framework="pt") as handle:
-            yield CopiedTensors(tuple(self.shapes), handle.get_tensor, device, dtype)
+        with ExitStack() as stack:
+            paths = dict.fromkeys(self.files.values())
+            handles = {path: stack.enter_context(safe_open(path, framework="pt")) for path in paths}
+
+            def original(name: str) -> Tensor:
+                tensor: Tensor = handles[self.files[name]].get_tensor(name)
+                return tensor
+
+            yield CopiedTensors(tuple(self.shapes), original, device, dtype)
 
 
 def open_tensor_file(path: str | os.PathLike[str]) -> TensorFile:
     """Read the header of a safetensors file, or of the one that a diffusers folder holds.
+
+    Of a model that is split in shards, any shard or their folder stands for all of them.
 
     Raises:
         CheckpointError: If it is missing, damaged or of another format. A pickle is never opened.
@@ -91,14 +111,26 @@ def open_tensor_file(path: str | os.PathLike[str]) -> TensorFile:
         path = _weights_in(path)
     if not path.is_file():
         raise CheckpointError(f"no file {path}", "a safetensors file", "check the path")
-    try:
-        with safe_open(path, framework="pt") as handle:
-            slices = {key: handle.get_slice(key) for key in handle.keys()}  # noqa: SIM118 - it is no mapping
-            shapes = {key: tuple(part.get_shape()) for key, part in slices.items()}
-            dtypes = {key: DTYPES.get(part.get_dtype(), part.get_dtype()) for key, part in slices.items()}
-            return TensorFile(path, shapes, dtypes, dict(handle.metadata() or {}))
-    except (OSError, SafetensorError) as error:
-        raise _unreadable(path, error) from error
+    shards = [_header(shard) for shard in _shards(path)]
+    whole = TensorFile(path, {}, {}, {}, {})
+    for shard in shards:
+        twice = next((key for key in shard.shapes if key in whole.shapes), None)
+        if twice is not None:
+            raise CheckpointError(
+                found=f"{twice} in {shard.path} and in another shard",
+                expected="each tensor in one shard",
+                do="keep the shards of each model in a folder of its own",
+            )
+        for name in ("shapes", "dtypes", "metadata", "files"):
+            getattr(whole, name).update(getattr(shard, name))
+    return whole
+
+
+def is_tensor_file(path: Path) -> bool:
+    """Whether a file begins as safetensors files do, whatever its name: the length of a header, and the header."""
+    with path.open("rb") as file:
+        start = file.read(9)
+    return start[8:] == b"{" and int.from_bytes(start[:8], "little") < path.stat().st_size
 
 
 def write_tensor_file(path: str | os.PathLike[str], tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
@@ -120,6 +152,35 @@ def write_tensor_file(path: str | os.PathLike[str], tensors: Mapping[str, Tensor
             raise OSError(str(error)) from error
 
 
+def _header(path: Path) -> TensorFile:
+    """Read the header of one file."""
+    try:
+        with safe_open(path, framework="pt") as handle:
+            slices = {key: handle.get_slice(key) for key in handle.keys()}  # noqa: SIM118 - it is no mapping
+            shapes = {key: tuple(part.get_shape()) for key, part in slices.items()}
+            dtypes = {key: DTYPES.get(part.get_dtype(), part.get_dtype()) for key, part in slices.items()}
+            return TensorFile(path, shapes, dtypes, dict(handle.metadata() or {}), dict.fromkeys(shapes, path))
+    except (OSError, SafetensorError) as error:
+        raise _unreadable(path, error) from error
+
+
+def _shards(path: Path) -> Iterator[Path]:
+    """The files that hold a model: those of all shards if one is given, otherwise the file itself."""
+    found = SHARD.fullmatch(path.name)
+    if found is None:
+        yield path
+        return
+    for number in range(1, int(found[2]) + 1):
+        shard = path.with_name(f"{found[1]}-{number:05}-of-{found[2]}.safetensors")
+        if not shard.is_file():
+            raise CheckpointError(
+                found=f"{path} without {shard.name}",
+                expected=f"all {int(found[2])} shards in one folder",
+                do="fetch the others, too",
+            )
+        yield shard
+
+
 def _weights_in(folder: Path) -> Path:
     """The safetensors file that diffusers and transformers keep in a model's folder."""
     for name in WEIGHT_NAMES:
@@ -127,10 +188,13 @@ def _weights_in(folder: Path) -> Path:
             path = folder / f"{name}{variant}.safetensors"
             if path.is_file():
                 return path
+        first = min((path for path in folder.glob(f"{name}*.safetensors") if SHARD.fullmatch(path.name)), default=None)
+        if first is not None:
+            return first
     names = sorted(entry.name for entry in folder.iterdir())
     raise CheckpointError(
         found=f"a folder, {folder}, holding {', '.join(names[:5]) or 'nothing'}",
-        expected="a safetensors file, or a diffusers folder with one that is not split in shards",
+        expected="a safetensors file, or a diffusers folder with one or its shards",
         do="give the path of the file itself",
     )
 

@@ -43,6 +43,7 @@ def save_controlnet(
         ControlNetConfig(net.config, net.hint_channels, net.hint_encoder_kind)
     )
     facts = {**unet_facts(net.config), "hint_encoder": net.hint_encoder_kind}
+    facts |= {"pooled": True} if net.pooled else {}
     tensors = _cast(keymap.to_theirs(net.state_dict()), dtype)
     write_tensor_file(path, tensors, {**as_metadata(facts), **(metadata or {})})
 

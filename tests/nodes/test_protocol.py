@@ -276,12 +276,19 @@ def test_a_loader_sees_when_a_file_changes(extension: Extension, net: HostObject
 def test_a_small_net_that_the_core_does_not_read_is_left_to_the_host(
     extension: Extension, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    loading = extension.module("nodes.bridge.loading.net_file")
+    loading = extension.module("nodes.bridge.loading.host_loader")
     path = extension.folder / "protocol_small.safetensors"
     save_controlnet(ControlNet(replace(TINY, vector_dim=32)), path)
     small = {key: tensor for key, tensor in load_file(path).items() if not key.startswith("middle_block.1.")}
     save_file(small, path)
-    monkeypatch.setattr(loading.comfy.controlnet, "load_controlnet", lambda path: f"the host's net of {path}")
+    given: list[dict[str, Tensor]] = []
+
+    def load(weights: dict[str, Tensor], model_options: dict[str, bool]) -> str:
+        given.append(weights)
+        return f"the host's net, {model_options}"
+
+    monkeypatch.setattr(loading.comfy.controlnet, "load_controlnet_state_dict", load)
     loaded, report = extension.run("LoadControlNet", control_net_name="protocol_small.safetensors")
-    assert loaded == f"the host's net of {path}"
+    assert loaded == "the host's net, {'global_average_pooling': False}"
+    assert given[0].keys() == small.keys() and all(torch.equal(given[0][key], small[key]) for key in small)
     assert "read by ComfyUI's own loader" in report and "without transformer in its middle" in report

@@ -17,6 +17,7 @@ from PIL import Image, ImageOps
 
 from ...control.notes import crop_note
 from ...errors import DatasetError
+from ...pictures.read import open_picture
 from ..dataset import Progress
 from ..held_out import held_out_count
 from ..hints import HintKind
@@ -135,7 +136,7 @@ def _scan(path: Path) -> _Scan:
 
 def _sides(path: Path) -> Sides:
     """Height and width of a picture that can be decoded to its end; raises DatasetError for any other."""
-    with suppress(OSError, SyntaxError, ValueError, Image.DecompressionBombError), Image.open(path) as image:
+    with suppress(OSError, SyntaxError, ValueError, Image.DecompressionBombError), open_picture(path) as image:
         image.load()
         if image.mode in PLAIN_MODES:
             width, height = ImageOps.exif_transpose(image).size

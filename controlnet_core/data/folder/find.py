@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
-from PIL import Image
-
+from ...pictures.read import picture_extensions
 from .faults import (
     BROKEN_LINE,
     CAPTIONS,
@@ -131,7 +130,7 @@ class _Search:
 
     def _named_pairs(self, image_folder: Path, hint_folder: Path) -> list[PairFiles]:
         """Pair pictures and hints by their names without extension."""
-        images, hints = (self._by_name(folder, _picture_extensions()) for folder in (image_folder, hint_folder))
+        images, hints = (self._by_name(folder, picture_extensions()) for folder in (image_folder, hint_folder))
         unpaired = [images.get(name) or hints[name] for name in sorted(images.keys() ^ hints.keys())]
         if unpaired:
             self._note(UNPAIRED, *map(self._relative, unpaired))
@@ -141,7 +140,7 @@ class _Search:
 
     def _pictures(self, folder: Path) -> list[PairFiles]:
         """The pictures of a folder, from which hints are made."""
-        images = self._by_name(folder, _picture_extensions())
+        images = self._by_name(folder, picture_extensions())
         captions = self._captions(folder, images)
         return [PairFiles(images[name], images[name], captions.get(name)) for name in sorted(images)]
 
@@ -239,8 +238,3 @@ def _wrong_line(columns: _Columns, with_hints: bool) -> Fault:
 def _is_outside(file: str) -> bool:
     """Whether a relative path leaves its folder, or a path is absolute."""
     return bool(Path(file).anchor) or Path(os.path.normpath(file)).parts[:1] == ("..",)
-
-
-def _picture_extensions() -> set[str]:
-    """The extensions of all image files that can be read."""
-    return {extension for extension, kind in Image.registered_extensions().items() if kind in Image.OPEN}

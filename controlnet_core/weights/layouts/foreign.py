@@ -4,6 +4,12 @@ from __future__ import annotations
 
 from .kinds import ForeignKind
 
+DIFFERENCE = ForeignKind(
+    "a difference ControlNet, which holds only what to add to a base",
+    ("*difference",),
+    ("*zero_convs.*", "*input_hint_block.*"),
+    do="in ComfyUI connect the model that it was made for to Load ControlNet; here use the full ControlNet",
+)
 ADDING_TO_A_CONTROLNET = (
     ForeignKind("a Control-LoRA", ("lora_controlnet",), do="it needs its base at run time; use the full ControlNet"),
     ForeignKind("a union ControlNet", ("*task_embedding",), do="use the ControlNet made for the one kind of hint"),
@@ -11,12 +17,7 @@ ADDING_TO_A_CONTROLNET = (
     ForeignKind("a ControlNet for Stable Video Diffusion", ("*temporal_res_block.*", "*controlnet_cond_embedding.*")),
     ForeignKind("a ControlNet-XS", has_any=("*control_to_base*", "*base_to_control*", "*ctrl_to_base*")),
     ForeignKind("a BrushNet", ("*brushnet_down_blocks.*",)),
-    ForeignKind(
-        "a difference ControlNet, which holds only what to add to a base",
-        ("*difference",),
-        ("*zero_convs.*", "*input_hint_block.*"),
-        do="use the full ControlNet",
-    ),
+    DIFFERENCE,
     ForeignKind("a ControlNet with LoRA layers (CtrLoRA)", ("*lora_layer.*",)),
     ForeignKind("a ControlNet-LLLite", has_any=("lllite_*",)),
     ForeignKind("an IP-Adapter", has_any=("ip_adapter.*", "*to_k_ip.weight", "image_proj.*", "*to_k_ip_lora.*")),
@@ -68,6 +69,10 @@ OTHERS = (
     ),
     ForeignKind("a small autoencoder (TAESD)", has_any=("*encoder.1.conv.0.weight", "taesd_*")),
     ForeignKind(
-        "a diffusion transformer", has_any=("*double_blocks.0.*", "*joint_blocks.0.*", "*transformer_blocks.0.*")
+        "a diffusion transformer",
+        has_any=(
+            *("*double_blocks.0.*", "*joint_blocks.0.*"),
+            *("transformer_blocks.0.*", "transformer.transformer_blocks.0.*"),
+        ),
     ),
 )

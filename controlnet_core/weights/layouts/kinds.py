@@ -107,11 +107,13 @@ class ControlNetConfig:
         unet: Those that it shares with its UNet.
         hint_channels: Channels of its hint image.
         hint_encoder: Which hint encoder it has.
+        pooled: Whether its residuals are averaged over the picture.
     """
 
     unet: UNetConfig
     hint_channels: int = 3
     hint_encoder: HintEncoderKind = "reference"
+    pooled: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

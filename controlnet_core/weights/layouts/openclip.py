@@ -9,7 +9,7 @@ from ...model.text_encoder import TextEncoder
 from ..facts import Facts
 from ..keymap import Entry, KeyMap, Shapes, layer, layers
 from .kinds import TextEncoderLayout
-from .sizes import count_parts, no_model, text_encoder_sizes, weight_shape
+from .sizes import count_parts, tensor_shape, text_encoder_sizes, weight_shape
 
 BLOCK = {
     "norm1": "ln_1",
@@ -46,14 +46,13 @@ def _entries(config: TextEncoderConfig) -> Iterator[Entry]:
 
 
 def _sizes(shapes: Shapes, facts: Facts) -> TextEncoderConfig:
-    if "positional_embedding" not in shapes:
-        raise no_model("no positional_embedding")
+    projected = "text_projection" in shapes
     never_run = 0 if facts.get("projected", True) else 1  # the last layer of SD2's files
     return text_encoder_sizes(
         tokens=weight_shape(shapes, "token_embedding"),
-        positions=shapes["positional_embedding"],
+        positions=tensor_shape(shapes, "positional_embedding"),
         layers=count_parts(shapes, "transformer.resblocks.") - never_run,
-        projection=shapes.get("text_projection", ())[::-1],
+        projection=tensor_shape(shapes, "text_projection")[::-1] if projected else (),
         facts=facts,
     )
 

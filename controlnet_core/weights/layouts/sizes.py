@@ -8,11 +8,16 @@ from dataclasses import dataclass, replace
 
 from ...config import FAMILIES, AutoencoderConfig, Family, TextEncoderConfig, UNetConfig
 from ...errors import CheckpointError
+from ...model.hint import HintEncoderKind
 from ..facts import Facts, with_facts
 from ..keymap import Shape, Shapes
 from .kinds import ControlNetConfig
 
 LIKE = {768: "SD1.5", 1024: "SD2.1", 2048: "SDXL"}
+LARGEST = 2**20
+"""No tensor of a model is wider: a file that says so is damaged or made up."""
+NORM_GROUPS = 32
+"""Group norms divide all channels into so many groups."""
 
 Levels = list[list[tuple[int, int]]]
 """Width and transformer depth of each residual block, level by level."""
@@ -55,11 +60,12 @@ def unet_sizes(places: UNetPlaces, shapes: Shapes, facts: Facts) -> UNetConfig:
     """
     levels = places.levels(shapes)
     model_channels, in_channels = weight_shape(shapes, places.input_convolution)[:2]
-    vector = shapes.get(f"{places.vector_embedding}.weight")
+    vector = f"{places.vector_embedding}.weight" in shapes
+    output = f"{places.output_convolution}.weight" in shapes
     projections = [shape for key, shape in shapes.items() if key.endswith("proj_in.weight")]
     linear = not projections or len(projections[0]) == 2
-    contexts = [shape[1] for key, shape in shapes.items() if key.endswith("attn2.to_k.weight")]
-    context_dim = contexts[0] if contexts else 2048
+    keys = (key.removesuffix(".weight") for key in shapes if key.endswith("attn2.to_k.weight"))
+    context_dim = next((weight_shape(shapes, key)[1] for key in keys), 2048)
     counts = {len(level) for level in levels}
     if len(counts) != 1 or any(len(set(level)) > 1 for level in levels):
         raise no_model("levels with different blocks")
@@ -68,7 +74,7 @@ def unet_sizes(places: UNetPlaces, shapes: Shapes, facts: Facts) -> UNetConfig:
     config = UNetConfig(
         family="",
         in_channels=in_channels,
-        out_channels=shapes.get(f"{places.output_convolution}.weight", (4,))[0],
+        out_channels=weight_shape(shapes, places.output_convolution)[0] if output else 4,
         model_channels=model_channels,
         channel_mult=tuple(level[0][0] // model_channels for level in levels),
         num_res_blocks=counts.pop(),
@@ -78,17 +84,18 @@ def unet_sizes(places: UNetPlaces, shapes: Shapes, facts: Facts) -> UNetConfig:
         num_heads=None if linear else 8,
         head_channels=64 if linear else None,
         linear_projection=linear,
-        vector_dim=vector[1] if vector else None,
+        vector_dim=weight_shape(shapes, places.vector_embedding)[1] if vector else None,
         float32_attention=context_dim == 1024,
     )
-    return with_facts(replace(config, family=family_name(config)), facts)
+    return _divisible(with_facts(replace(config, family=family_name(config)), facts))
 
 
 def controlnet_sizes(places: UNetPlaces, shapes: Shapes, facts: Facts) -> ControlNetConfig:
     """Read the sizes of a ControlNet as `unet_sizes` does; the hint encoder of the paper has 4x4 kernels."""
     unet = unet_sizes(places, shapes, facts)
-    hint = weight_shape(shapes, places.hint_convolution)
-    return ControlNetConfig(unet, hint[1], "paper" if hint[2] == 4 else "reference")
+    hint = weight_shape(shapes, places.hint_convolution, dimensions=4)
+    encoder: HintEncoderKind = "paper" if hint[2] == 4 else "reference"
+    return ControlNetConfig(unet, hint[1], encoder, facts.get("pooled", False))
 
 
 def autoencoder_sizes(down: str, block: str, shapes: Shapes, facts: Facts) -> AutoencoderConfig:
@@ -106,7 +113,7 @@ def autoencoder_sizes(down: str, block: str, shapes: Shapes, facts: Facts) -> Au
     base = weight_shape(shapes, "encoder.conv_in")[0]
     levels = [f"{down}{level}.{block}." for level in range(count_parts(shapes, down))]
     widths = [block_width(shapes, f"{level}0.", ("conv1", "conv2")) for level in levels]
-    if not widths or any(width % base for width in widths):
+    if not widths or base % NORM_GROUPS or any(width % base for width in widths):
         raise no_model(f"an autoencoder with the channels {widths}")
     config = AutoencoderConfig(
         latent_channels=weight_shape(shapes, "decoder.conv_in")[1],
@@ -137,7 +144,10 @@ def text_encoder_sizes(
         context_length=positions[0],
         projection_dim=projection[0] if projection and facts.get("projected", True) else None,
     )
-    return with_facts(config, facts)
+    config = with_facts(config, facts)
+    if config.width % config.num_heads:
+        raise no_model(f"{config.num_heads} attention heads for a width of {config.width}")
+    return config
 
 
 def family_name(config: UNetConfig) -> str:
@@ -163,24 +173,52 @@ def template_of(config: UNetConfig) -> Family:
 
 
 def count_parts(keys: Iterable[str], prefix: str) -> int:
-    """How many numbered parts stand after a prefix: one more than the highest number."""
-    numbered = re.compile(re.escape(prefix) + r"(\d+)\.")
-    return max((int(found[1]) + 1 for key in keys if (found := numbered.match(key))), default=0)
+    """How many numbered parts stand after a prefix.
+
+    Raises:
+        CheckpointError: If a number is left out: a count is never more than the keys that a file holds.
+    """
+    numbered = re.compile(re.escape(prefix) + r"([0-9]{1,9})\.")
+    numbers = {int(found[1]) for key in keys if (found := numbered.match(key))}
+    for number in range(len(numbers)):
+        if number not in numbers:
+            raise no_model(f"{prefix}{max(numbers)} without {prefix}{number}")
+    return len(numbers)
 
 
 def block_width(shapes: Shapes, place: str, names: tuple[str, ...]) -> int:
     """The output channels of a residual block, from the first of its tensors that is there."""
     for name in names:
         if f"{place}{name}.weight" in shapes:
-            return shapes[f"{place}{name}.weight"][0]
+            return weight_shape(shapes, f"{place}{name}", dimensions=1)[0]
     raise no_model(f"no weight for {place}{names[0]}")
 
 
-def weight_shape(shapes: Shapes, name: str) -> Shape:
-    """The shape of a layer's weight, which must be there."""
-    if f"{name}.weight" in shapes:
-        return shapes[f"{name}.weight"]
-    raise no_model(f"no {name}.weight")
+def weight_shape(shapes: Shapes, name: str, dimensions: int = 2) -> Shape:
+    """The shape of a layer's weight; as `tensor_shape`."""
+    return tensor_shape(shapes, f"{name}.weight", dimensions)
+
+
+def tensor_shape(shapes: Shapes, key: str, dimensions: int = 2) -> Shape:
+    """The shape of a tensor that tells sizes: it must be there, with so many dimensions at least."""
+    shape = shapes.get(key)
+    if shape is None:
+        raise no_model(f"no {key}")
+    if len(shape) < dimensions or not all(0 < size <= LARGEST for size in shape[:2]):
+        raise no_model(f"{key} with the shape {shape}")
+    return shape
+
+
+def _divisible(config: UNetConfig) -> UNetConfig:
+    """The config, if its norms and attention layers can be made."""
+    if config.model_channels % NORM_GROUPS:
+        raise no_model(f"{config.model_channels} channels, which are no multiple of {NORM_GROUPS},")
+    depths = (*config.transformer_depth, config.transformer_depth_middle)
+    for width, depth in zip((*config.level_channels, config.level_channels[-1]), depths, strict=True):
+        heads = config.heads(width)
+        if depth and heads and width % heads:
+            raise no_model(f"{heads} attention heads for {width} channels")
+    return config
 
 
 def no_model(found: str) -> CheckpointError:

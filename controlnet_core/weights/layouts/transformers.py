@@ -47,11 +47,12 @@ def _entries(config: TextEncoderConfig, inner: str) -> Iterator[Entry]:
 
 def _sizes(shapes: Shapes, facts: Facts) -> TextEncoderConfig:
     inner = "" if OLD_SIGN in shapes else INNER
+    projected = "text_projection.weight" in shapes
     return text_encoder_sizes(
         tokens=weight_shape(shapes, f"{inner}embeddings.token_embedding"),
         positions=weight_shape(shapes, f"{inner}embeddings.position_embedding"),
         layers=count_parts(shapes, f"{inner}encoder.layers."),
-        projection=shapes.get("text_projection.weight", ()),
+        projection=weight_shape(shapes, "text_projection") if projected else (),
         facts=facts,
     )
 

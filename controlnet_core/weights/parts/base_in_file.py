@@ -12,6 +12,7 @@ from ..keymap import KeyMap, merged
 from ..layouts import ldm, ldm_base
 from ..layouts.kinds import AutoencoderLayout, BaseLayout, TextEncoderLayout
 from ..layouts.sizes import template_of
+from ..quantised import dequantised
 from ..source import WeightSource
 from .base_parts import BaseParts, family_of
 from .parametrisation import file_parametrisation, refuse_continuous
@@ -59,6 +60,7 @@ def base_in_file(source: WeightSource) -> BaseParts:
     Raises:
         CheckpointError: If a model is missing, or a tensor is missing, unknown or of another shape.
     """
+    source = dequantised(source)
     found = find_parts(source)
     if found.autoencoder is None or found.lacking():
         do = "use a whole checkpoint, not one that was stripped to its UNet"

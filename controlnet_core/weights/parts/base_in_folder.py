@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from ...config import AutoencoderConfig, TextEncoderConfig
-from ...errors import CheckpointError
-from ..facts import family_facts, stored_facts
+from ..facts import checked_facts, family_facts, json_object, stored_facts
 from ..layouts import diffusers, transformers
 from ..layouts.sizes import template_of
 from ..safetensors_file import open_tensor_file
@@ -48,23 +46,16 @@ def base_in_folder(folder: Path) -> BaseParts:
 def _autoencoder(folder: Path, template: AutoencoderConfig) -> Part[AutoencoderConfig]:
     file = open_tensor_file(folder)
     scale = _json(folder / "config.json").get("scaling_factor", template.latent_scale)
-    return read_part(file, diffusers.AUTOENCODER, {"latent_scale": scale})
+    return read_part(file, diffusers.AUTOENCODER, checked_facts({"latent_scale": scale}, str(folder)))
 
 
 def _text_encoder(folder: Path, template: TextEncoderConfig) -> Part[TextEncoderConfig]:
     file, stated = open_tensor_file(folder), _json(folder / "config.json")
     facts = {ours: stated[theirs] for ours, theirs in STATED_BY_TRANSFORMERS.items() if theirs in stated}
-    return read_part(file, transformers.TEXT_ENCODER, family_facts(template) | facts)
+    known = family_facts(template) | dict(checked_facts(facts, str(folder)))
+    return read_part(file, transformers.TEXT_ENCODER, known)
 
 
 def _json(path: Path) -> dict[str, Any]:
     """A JSON object from the folder; empty if the file is not there."""
-    if not path.is_file():
-        return {}
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
-        content = None
-    if isinstance(content, dict):
-        return content
-    raise CheckpointError(f"{path}, which cannot be read", "a JSON object", "fetch the folder again")
+    return json_object(path.read_text(encoding="utf-8", errors="replace"), str(path)) if path.is_file() else {}

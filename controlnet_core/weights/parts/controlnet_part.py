@@ -6,6 +6,8 @@ from ..detect import locate, refusal
 from ..facts import stored_facts
 from ..layouts.kinds import ControlNetConfig, ControlNetLayout
 from ..layouts.ldm_base import BESIDE_A_CONTROLNET, CONTROLNET_PREFIX
+from ..pooling import is_pooled
+from ..quantised import dequantised
 from ..source import WeightSource
 from .part import Part, read_part
 
@@ -27,6 +29,8 @@ def find_controlnet(source: WeightSource) -> Part[ControlNetConfig] | None:
     detected = locate(source.shapes, ControlNetLayout)
     if detected is None:
         return None
+    source = dequantised(source)
     outer = detected.prefix.removesuffix(CONTROLNET_PREFIX)
     beside = tuple(outer + pattern for pattern in BESIDE_A_CONTROLNET)
-    return read_part(source, detected.kind, stored_facts(source), detected.prefix, beside)
+    facts = {"pooled": is_pooled(source.place), **stored_facts(source)}
+    return read_part(source, detected.kind, facts, detected.prefix, beside)

@@ -9,16 +9,14 @@ from torch import Tensor
 
 from ....controlnet_core.control.application import Application
 from ....controlnet_core.control.step import GuidanceSide
-from ....controlnet_core.errors import SettingError
-from ..host.types import Conditioning, HostControlNet, HostStack, HostVae
+from ..host.types import Conditioning, HostControlNet, HostVae
 from ..loading.families import check_conditioning
 from .foreign_net import WeightedControl, Weighting, weighted
 from .residual_hook import CoreControlNet
 from .sides import Applied, marked
+from .stack_entries import StackEntry, check_net, hint_pixels, read_stack
 
 OURS = (CoreControlNet, WeightedControl)
-StackEntry = tuple[HostControlNet, Tensor, float, float, float]
-"""A CONTROL_NET, its hints, strength, start and end: what extensions exchange as CONTROL_NET_STACK."""
 
 
 def configured(net: HostControlNet, application: Application, node_id: str | None) -> HostControlNet:
@@ -30,8 +28,9 @@ def configured(net: HostControlNet, application: Application, node_id: str | Non
         node_id: The node to show warnings on.
 
     Raises:
-        SettingError: If there are custom weights for another number of blocks than the net has.
+        SettingError: If it is no net, or there are custom weights for another number of blocks than the net has.
     """
+    check_net(net)
     if isinstance(net, CoreControlNet):
         copied = net.copy()
         application.block_factors(net.net.block_levels, latent_height=1)
@@ -57,9 +56,10 @@ def apply_stack(
 
     Raises:
         FamilyMismatchError: If a net does not fit a conditioning.
-        SettingError: If a strength is not finite or a window is impossible.
+        HintError: If a hint has fewer channels than its net reads.
+        SettingError: If an entry is no net with its hints, a strength is not finite or a window is impossible.
     """
-    for net, hints, strength, start, end in stack:
+    for net, hints, strength, start, end in read_stack(stack):
         application = Application(strength, start, end)
         if strength:
             ours = net if isinstance(net, OURS) else weighted(net.copy(), Weighting(application, node_id))
@@ -77,11 +77,11 @@ def _applied(
 ) -> dict[GuidanceSide, Conditioning]:
     """Apply one net. Where it acts on one side only, each conditioning is marked with its side."""
     copies: dict[Any, Any] = {}
-    applied = Applied(tuple(conditionings))
+    applied, pixels = Applied(tuple(conditionings)), hint_pixels(net, hints)
 
     def copied(previous: HostControlNet | None) -> HostControlNet:
         if previous not in copies:
-            copy = net.copy().set_cond_hint(hints.movedim(-1, 1), strength, window, vae=vae)
+            copy = net.copy().set_cond_hint(pixels, strength, window, vae=vae)
             copy.applied = applied
             copies[previous] = copy.set_previous_controlnet(previous)
         return copies[previous]
@@ -98,23 +98,3 @@ def _applied(
         side: [controlled(embedding, options, side) for embedding, options in conditioning]
         for side, conditioning in conditionings.items()
     }
-
-
-def read_stack(stack: HostStack) -> list[StackEntry]:
-    """Read a CONTROL_NET_STACK of any extension; one that is not connected is empty.
-
-    Raises:
-        SettingError: If an entry is not (CONTROL_NET, IMAGE, strength, start, end), the last two optional.
-    """
-    entries: list[StackEntry] = []
-    for number, entry in enumerate(stack or (), start=1):
-        if not isinstance(entry, Sequence) or len(entry) not in (3, 5) or not isinstance(entry[1], Tensor):
-            kinds = [type(part).__name__ for part in entry] if isinstance(entry, Sequence) else type(entry).__name__
-            raise SettingError(
-                found=f"entry {number} of the stack with {kinds}",
-                expected="(CONTROL_NET, IMAGE, strength, start, end)",
-                do="connect a CONTROL_NET_STACK of a node that makes such entries",
-            )
-        net, hints, strength, start, end = (*entry, 0.0, 1.0)[:5]
-        entries.append((net, hints, float(strength), float(start), float(end)))
-    return entries

@@ -103,8 +103,12 @@ class CoreControlNet(comfy.controlnet.ControlBase):
 
     @property
     def application(self) -> Application:
-        """How it is applied now; strength is ComfyUI's, as is the window, which the run holds as noise levels."""
-        return Application(self.strength, curve=self.curve, side=self.side)
+        """How it is applied now; strength is ComfyUI's, as is the window, which the run holds as noise levels.
+
+        A net with pooled residuals acts on the conditional side unless told otherwise.
+        """
+        side = "conditional" if self.side is None and self.global_average_pooling else self.side
+        return Application(self.strength, curve=self.curve, side=side)
 
     def copy(self) -> CoreControlNet:
         """A copy with the same net, to be configured on its own."""

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import comfy.controlnet
 import comfy.ldm.modules.attention
 import comfy.model_management
 import comfy.model_patcher
@@ -19,19 +18,24 @@ from torch import Tensor
 
 from ....controlnet_core.errors import CheckpointError
 from ....controlnet_core.weights.detect import refusal
+from ....controlnet_core.weights.difference import is_difference, summed
 from ....controlnet_core.weights.keymap import Shape
+from ....controlnet_core.weights.layouts.foreign import DIFFERENCE
 from ....controlnet_core.weights.layouts.kinds import ControlNetConfig
 from ....controlnet_core.weights.load import read_controlnet
-from ....controlnet_core.weights.parts.controlnet_part import find_controlnet
+from ....controlnet_core.weights.parts.controlnet_part import controlnet_part, find_controlnet
 from ....controlnet_core.weights.parts.part import Part
-from ....controlnet_core.weights.safetensors_file import open_tensor_file
+from ....controlnet_core.weights.pooling import is_pooled
+from ....controlnet_core.weights.quantised import dequantised
+from ....controlnet_core.weights.safetensors_file import is_tensor_file, open_tensor_file
 from ....controlnet_core.weights.source import CopiedTensors, WeightSource, numbers_by_dtype
 from ..control.residual_hook import CoreControlNet
 from ..host.folders import controlnet_path
+from ..host.types import HostModel
+from .graph_weights import unet_weights
+from .host_loader import load_by_host
 
 COMPUTE_DTYPES = [torch.float16, torch.bfloat16, torch.float32]
-POOLED_NAMES = ("_shuffle", "_shuffle_fp16")
-"""Names of nets whose residuals are averaged over the picture end so: ComfyUI, too, knows it only from the name."""
 WITHOUT_MIDDLE = "a small SDXL ControlNet without transformer in its middle block"
 EXPECTED = "a ControlNet that ControlNet Core or ComfyUI reads"
 
@@ -75,33 +79,35 @@ class PickledFile:
         yield CopiedTensors(tuple(self.loaded), self.loaded.__getitem__, device, dtype)
 
 
-def load_control_net(name: str) -> Loaded:
+def load_control_net(name: str, model: HostModel = None, pooled: bool | None = None) -> Loaded:
     """Load a net from ComfyUI's folders.
 
     Arguments:
         name: As `controlnet_names` lists it.
+        model: The MODEL that a difference ControlNet is added to, or None.
+        pooled: Whether residuals are averaged over the picture; None goes by what the file says, or its name.
 
     Raises:
         CheckpointError: If there is no such file, it is damaged, or neither loader can read it.
+        FamilyMismatchError: If a difference ControlNet does not fit the model.
     """
-    return load_control_net_file(controlnet_path(name), name)
+    return load_control_net_file(controlnet_path(name), name, model, pooled)
 
 
-def load_control_net_file(path: Path, name: str) -> Loaded:
-    """Load a net from a file; raises as `load_control_net` does.
-
-    Arguments:
-        path: The file.
-        name: What messages call it.
-    """
+def load_control_net_file(path: Path, name: str, model: HostModel = None, pooled: bool | None = None) -> Loaded:
+    """Load a net from a file that messages call `name`; the rest is as `load_control_net` says."""
     file = _opened(path)
+    if is_difference(file):
+        loaded = _by_core(controlnet_part(_added(file, model)), name, pooled)
+        return replace(loaded, report=f"{loaded.report}, differences added to the model")
     found = find_controlnet(file)
     if found is None:
-        return _by_host(path, name, refusal(file.shapes, EXPECTED, str(path)))
+        return _by_host(file, name, refusal(file.shapes, EXPECTED, str(path)), pooled)
     config = found.config.unet
     if config.transformer_depth_middle == 0 and config.vector_dim is not None:
-        return _by_host(path, name, CheckpointError(f"{WITHOUT_MIDDLE}, {path}", EXPECTED, "use the full net"))
-    return _by_core(found, name)
+        reason = CheckpointError(f"{WITHOUT_MIDDLE}, {path}", EXPECTED, "use the full net")
+        return _by_host(file, name, reason, pooled)
+    return _by_core(found, name, pooled)
 
 
 def file_stamp(name: str) -> str:
@@ -113,21 +119,30 @@ def file_stamp(name: str) -> str:
 
 def _opened(path: Path) -> WeightSource:
     """Open a file of any format: safetensors by its header, pickles through ComfyUI, which reads only tensors."""
-    if path.suffix in (".safetensors", ".sft"):
+    if path.suffix in (".safetensors", ".sft") or is_tensor_file(path):
         return open_tensor_file(path)
     try:
         loaded = comfy.utils.load_torch_file(str(path), safe_load=True)
     except Exception as error:  # torch raises many kinds for a broken pickle
-        raise CheckpointError(
-            found=f"{path}, which cannot be read ({error})", expected=EXPECTED, do="download the file again"
-        ) from error
-    tensors = {key: value for key, value in loaded.items() if isinstance(value, Tensor)}
+        cause = str(error).split(". ")[0].split("\n")[0]  # what torch says next is advice to run unsafe code
+        raise CheckpointError(f"{path}, which cannot be read ({cause})", EXPECTED, "download the file again") from error
+    if not isinstance(loaded, Mapping):
+        raise CheckpointError(f"a {type(loaded).__name__} in {path}", EXPECTED, "choose another file")
+    tensors = {str(key): value for key, value in loaded.items() if isinstance(value, Tensor)}
     shapes = {key: tuple(value.shape) for key, value in tensors.items()}
     dtypes = {key: str(value.dtype).removeprefix("torch.") for key, value in tensors.items()}
     return PickledFile(str(path), shapes, dtypes, {}, tensors)
 
 
-def _by_core(found: Part[ControlNetConfig], name: str) -> Loaded:
+def _added(file: WeightSource, model: HostModel) -> WeightSource:
+    """A difference ControlNet added to the weights of a model."""
+    if model is None:
+        do = "connect the model that it was made for to model of this node, or use the full ControlNet"
+        raise CheckpointError(f"{DIFFERENCE.description}, {file.place}", "that base, too", do)
+    return summed(dequantised(file), unet_weights(model, "the model"))
+
+
+def _by_core(found: Part[ControlNetConfig], name: str, pooled: bool | None) -> Loaded:
     """Build the core's net on ComfyUI's operations, in its patcher and in the dtype it would choose."""
     load_device = comfy.model_management.get_torch_device()
     stored = _main_dtype(found.source)
@@ -136,7 +151,7 @@ def _by_core(found: Part[ControlNetConfig], name: str) -> Loaded:
     )
     cast = comfy.model_management.unet_manual_cast(dtype, load_device)
     net = read_controlnet(
-        found,
+        replace(found, config=replace(found.config, pooled=False)),  # ComfyUI's own switch on the CONTROL_NET does it
         dtype=dtype,
         operations=comfy.ops.pick_operations(dtype, cast, disable_fast_fp8=True),
         attention=comfy.ldm.modules.attention.optimized_attention,
@@ -145,19 +160,15 @@ def _by_core(found: Part[ControlNetConfig], name: str) -> Loaded:
         net, load_device=load_device, offload_device=comfy.model_management.unet_offload_device()
     )
     control_net = CoreControlNet(net, patcher, cast or dtype, name)
-    control_net.global_average_pooling = Path(name).stem.endswith(POOLED_NAMES)
+    control_net.global_average_pooling = found.config.pooled if pooled is None else pooled
     return Loaded(control_net, _report(found, name, control_net))
 
 
-def _by_host(path: Path, name: str, reason: CheckpointError) -> Loaded:
+def _by_host(file: WeightSource, name: str, reason: CheckpointError, pooled: bool | None) -> Loaded:
     """Let ComfyUI's own loader read what the core does not; `reason` says why, and is raised if both fail."""
-    try:
-        control_net = comfy.controlnet.load_controlnet(str(path))
-    except Exception as error:  # what it raises for a file it does not know depends on the file
-        raise reason from error
-    if control_net is None:
-        raise reason
-    return Loaded(control_net, f"{name}: read by ComfyUI's own loader, as it is {reason.found.rpartition(',')[0]}")
+    control_net, lacking = load_by_host(file, reason, is_pooled(file.place) if pooled is None else pooled)
+    report = f"{name}: read by ComfyUI's own loader, as it is {reason.found.rpartition(',')[0]}"
+    return Loaded(control_net, f"{report}; {lacking}" if lacking else report)
 
 
 def _report(found: Part[ControlNetConfig], name: str, control_net: CoreControlNet) -> str:

@@ -1,16 +1,14 @@
 """Copies a base out of ComfyUI's MODEL, CLIP and VAE, with its weights as they would act, to train on.
 
-Training never touches ComfyUI's own weights: they may be inference tensors, mapped files, streamed or quantised, and
-are replaced whenever a model is loaded. The three are read as if they were one checkpoint file, so that the core finds
-the same models in it, names the same faults, and gives the same base as it does for the file on disk.
+Training never touches ComfyUI's own weights. The three are read as if they were one checkpoint file, so that the core
+finds the same models in it, names the same faults, and gives the same base as it does for the file on disk.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,59 +17,27 @@ import comfy.model_patcher
 import comfy.model_sampling
 import comfy.sd1_clip
 import torch
-from torch import Tensor
 
 from ....controlnet_core.base import Base
 from ....controlnet_core.config import FAMILIES, Family, Prediction
 from ....controlnet_core.errors import CheckpointError
 from ....controlnet_core.schedule import NoiseSchedule
-from ....controlnet_core.weights.keymap import Shape
 from ....controlnet_core.weights.load_base import TINY_FOLDER, build_base
 from ....controlnet_core.weights.parts.base_in_file import base_in_file
 from ....controlnet_core.weights.parts.parametrisation import trained_size
 from ....controlnet_core.weights.safetensors_file import open_tensor_file
-from ....controlnet_core.weights.source import CopiedTensors
 from ..host.types import HostClip, HostModel, HostVae
 from ..loading.families import WIDTHS
+from ..loading.graph_weights import UNET, GraphWeights, parameter_names, parameters, shapes_of
 from ..loading.small_base import TinyConfig
 
 PLACE = "the graph's MODEL, CLIP and VAE"
 TRAINABLE = f"a MODEL of {', '.join(name for name in FAMILIES if name != 'TINY')} or the small base"
-UNET, VAE = ("model.diffusion_model.", "diffusion_model."), ("first_stage_model.", "")
+VAE = ("first_stage_model.", "")
 TEXT_NAMES = ("clip_l", "clip_h", "clip_g")
 TIMESTEPS = 1000
 SAME_SCHEDULE = 1e-6
 """ComfyUI keeps its noise levels in float32."""
-
-
-@dataclass(frozen=True)
-class GraphWeights:
-    """What goes through the sockets MODEL, CLIP and VAE: a source of weights, named as a checkpoint in the LDM layout.
-
-    Attributes:
-        shapes: The shape of each weight.
-        dtypes: The dtype of each, as they are read.
-        metadata: The words that the file they come from would hold.
-        parameters: For each key ComfyUI's patcher and its name of the parameter.
-        place: What messages call it.
-    """
-
-    shapes: dict[str, Shape]
-    dtypes: dict[str, str]
-    metadata: dict[str, str]
-    parameters: Mapping[str, tuple[HostModel, str]]
-    place: str = PLACE
-
-    @contextmanager
-    def tensors(
-        self, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
-    ) -> Iterator[Mapping[str, Tensor]]:
-        """Give copies of the weights, each made when it is asked for: dequantised, with LoRAs and other patches."""
-
-        def acting(key: str) -> Tensor:
-            return _merged(*self.parameters[key])
-
-        yield CopiedTensors(tuple(self.parameters), acting, device, dtype)
 
 
 def base_of(model: HostModel, clip: HostClip, vae: HostVae) -> Base:
@@ -128,19 +94,18 @@ def _check_mergeable(socket: str, patcher: HostModel) -> None:
 def _as_one_file(model: HostModel, clip: HostClip, vae: HostVae) -> GraphWeights:
     """Name all parameters as a checkpoint file of the family does."""
     sources: dict[str, tuple[HostModel, str]] = {}
-    for patcher, (ours, theirs) in ((model, UNET), (vae.patcher, VAE)):
-        names = (name for name in _names(patcher) if name.startswith(theirs))
-        sources |= {ours + name.removeprefix(theirs): (patcher, name) for name in names}
+    for patcher, prefixes in ((model, UNET), (vae.patcher, VAE)):
+        sources |= parameters(patcher, *prefixes)
     sources |= _text_sources(clip.patcher)
-    shapes = {key: tuple(_parameter(*source).shape) for key, source in sources.items()}
+    shapes = shapes_of(sources)
     is_tiny = isinstance(model.model.model_config, TinyConfig)
     metadata = open_tensor_file(TINY_FOLDER / "base.safetensors").metadata if is_tiny else {}
-    return GraphWeights(shapes, dict.fromkeys(shapes, "float32"), metadata, sources)
+    return GraphWeights(shapes, dict.fromkeys(shapes, "float32"), metadata, sources, PLACE)
 
 
 def _text_sources(patcher: HostModel) -> dict[str, tuple[HostModel, str]]:
     """The text encoders' parameters."""
-    names = list(_names(patcher))
+    names = list(parameter_names(patcher))
     prefixes = [f"{text}.transformer." for text in TEXT_NAMES if any(name.startswith(f"{text}.") for name in names)]
     places = [f"conditioner.embedders.{number}.transformer." for number in range(len(prefixes))]
     if len(prefixes) == 1:
@@ -155,37 +120,6 @@ def _text_sources(patcher: HostModel) -> dict[str, tuple[HostModel, str]]:
         last = max(int(key.split(".layers.")[1].split(".")[0]) for key in found if ".layers." in key)
         found = {key: source for key, source in found.items() if f".layers.{last}." not in key}
     return found
-
-
-def _names(patcher: HostModel) -> Iterator[str]:
-    """The parameters that a checkpoint file holds; the scales of a quantised layer are a part of its weight."""
-    for place, layer in patcher.model.named_modules():
-        quantised = getattr(layer, "quant_format", None) is not None
-        for name, _ in layer.named_parameters(recurse=False):
-            if not quantised or name in ("weight", "bias"):
-                yield f"{place}.{name}" if place else name
-
-
-def _parameter(patcher: HostModel, name: str) -> Tensor:
-    """A parameter before any patch: ComfyUI puts patched weights in place and keeps the original ones."""
-    original = patcher.backup.get(name)
-    weight: Tensor = comfy.model_patcher.get_key_weight(patcher.model, name)[0] if original is None else original.weight
-    return weight
-
-
-@torch.no_grad()
-def _merged(patcher: HostModel, name: str) -> Tensor:
-    """A parameter as it acts, in float32: dequantised, and with its patches."""
-    weight = _parameter(patcher, name)
-    dequantise = comfy.model_patcher.get_key_weight(patcher.model, name)[2]
-    if dequantise is not None:
-        weight = dequantise(weight)
-    copied = weight.detach().to("cpu", torch.float32, copy=True)
-    patches = patcher.patches.get(name)
-    if not patches:
-        return copied
-    merged: Tensor = comfy.lora.calculate_weight(patches, copied, name)
-    return merged.to("cpu", torch.float32).clone()
 
 
 def _with_clip_skip(family: Family, clip: HostClip) -> Family:
