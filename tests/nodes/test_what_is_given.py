@@ -117,7 +117,7 @@ class NativeNet:
     def __init__(self, module: object = None, **more: object) -> None:
         self.control_model = module
         self.hints: Tensor | None = None
-        self.previous_controlnet = None
+        self.previous_controlnet: object = None
         self.extra_hooks = self.latent_format = None
         self.concat_mask = False
         self.timestep_percent_range = (0.0, 1.0)
@@ -131,6 +131,10 @@ class NativeNet:
 
     def set_cond_hint(self, hints: Tensor, *_: object, **__: object) -> NativeNet:
         self.hints = hints
+        return self
+
+    def set_previous_controlnet(self, net: object) -> NativeNet:
+        self.previous_controlnet = net
         return self
 
 
