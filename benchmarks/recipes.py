@@ -24,7 +24,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from controlnet_core.cli.demo import demo_settings
 from controlnet_core.data.cache import encode_dataset
 from controlnet_core.data.dataset import PairDataset
 from controlnet_core.evaluation.convergence import rising_fit
@@ -164,7 +163,7 @@ def measure_times(out: Path) -> dict[str, dict[str, float]]:
     encoded = encode_dataset(task.base, pairs, out / "cache")
     trainers, batches, starts = {}, {}, {}
     for variant in VARIANTS:
-        settings = demo_settings(out, 1000, 0).model_copy(update=dict(variant.changes))
+        settings = variant.settings(out, 1000, 0)
         batches[variant.name] = Batches(settings, task.base, encoded, pairs)
         started = time.perf_counter()
         trainers[variant.name] = opened_trainer(settings, task.base, pairs)

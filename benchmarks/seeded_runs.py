@@ -34,6 +34,7 @@ from controlnet_core.toy.shapes_dataset import ShapesDataset
 from controlnet_core.toy.shapes_validation import ShapesValidation
 from controlnet_core.training.batches import Batches
 from controlnet_core.training.run import opened_trainer
+from controlnet_core.training.settings import TrainSettings
 from controlnet_core.training.step import Trainer
 from controlnet_core.weights.load_base import load_base
 from controlnet_core.whole_file import write_whole
@@ -63,6 +64,10 @@ class Variant:
     changes: Mapping[str, Any] = field(default_factory=dict)
     start: Start | None = None
     shuffled: bool = False
+
+    def settings(self, out: Path, steps: int, seed: int) -> TrainSettings:
+        """The demo's settings with its changes; the hint encoder starts as the paper's unless they say otherwise."""
+        return demo_settings(out, steps, seed).model_copy(update={"hint_start": "zero", **self.changes})
 
 
 class Task(Protocol):
@@ -164,7 +169,7 @@ class Plan:
         return found
 
     def _train(self, variant: Variant, seed: int) -> Curve:
-        settings = demo_settings(self.out, self.steps, seed).model_copy(update=dict(variant.changes))
+        settings = variant.settings(self.out, self.steps, seed)
         base, pairs = self.task.base, self.task.pairs()
         if variant.shuffled:
             pairs = ShuffledHints(pairs, seed=0)
