@@ -1,12 +1,12 @@
 """Train the small base that ships with the package, from nothing, by one seeded and resumable script.
 
-    python -m controlnet_core.toy.make_base --out runs/tiny --device cuda
+    python -m controlnet_core.toy.make_base --out runs/tiny
 
 First the vocabulary, then the autoencoder, then UNet and text encoder together, and finally the decoder once more.
-Each stage saves its state every hundred steps, and a second call resumes from there.
-
-The shipped file was made by an earlier version of this script: an autoencoder of 64 channels throughout, uniform
-timesteps, plain errors, 16,000 pictures, 10,000 steps of 32.
+Each stage saves its state every hundred steps, and a second call resumes from there. The shipped file was made with the
+defaults on the CPU, in about two hours of one core (AMD EPYC with AVX-512). The shapes come late: at two thirds of the
+UNet's steps it drew the caption's shape in a third of its pictures, at the end, as the learning rate had fallen, in more
+than half.
 """
 
 from __future__ import annotations
@@ -262,7 +262,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--autoencoder-steps", type=int, default=5000)
     parser.add_argument("--autoencoder-batch", type=int, default=8)
-    parser.add_argument("--base-steps", type=int, default=20_000)
+    parser.add_argument("--base-steps", type=int, default=12_000)
     parser.add_argument("--base-batch", type=int, default=64)
     parser.add_argument("--pictures", type=int, default=40_000, help="how many scenes the UNet sees")
     parser.add_argument("--decoder-steps", type=int, default=2500)

@@ -30,7 +30,7 @@ from tests.support.bases import small_base
 PAIRS = ShapesDataset(10, 32, seed=0)
 PLAIN = TrainSettings(device="cpu")
 PINNED = {
-    "the small base": "68fde572b2228cc7c0549fe93bfd2c81",
+    "the small base": "3eb5852533e17299be84adbb0a66a240",
     "shapes": "78d5478f9f36f0d5b2b8a03e0f4f0211",
     "shuffled": "2ca76f87cd3dc1a4b76c8958cc5a1b8c",
     "folder": "ee851acb89f0901a004ca2bf342bb955",
