@@ -102,10 +102,10 @@ def load_control_net_file(path: Path, name: str, model: HostModel = None, pooled
         return replace(loaded, report=f"{loaded.report}, differences added to the model")
     found = find_controlnet(file)
     if found is None:
-        return _by_host(file, name, refusal(file.shapes, EXPECTED, str(path)), pooled)
+        return _by_host(file, name, refusal(file.shapes, EXPECTED, file.place), pooled)
     config = found.config.unet
     if config.transformer_depth_middle == 0 and config.vector_dim is not None:
-        reason = CheckpointError(f"{WITHOUT_MIDDLE}, {path}", EXPECTED, "use the full net")
+        reason = CheckpointError(f"{WITHOUT_MIDDLE}, {file.place}", EXPECTED, "use the full net")
         return _by_host(file, name, reason, pooled)
     return _by_core(found, name, pooled)
 
@@ -167,7 +167,7 @@ def _by_core(found: Part[ControlNetConfig], name: str, pooled: bool | None) -> L
 def _by_host(file: WeightSource, name: str, reason: CheckpointError, pooled: bool | None) -> Loaded:
     """Let ComfyUI's own loader read what the core does not; `reason` says why, and is raised if both fail."""
     control_net, lacking = load_by_host(file, reason, is_pooled(file.place) if pooled is None else pooled)
-    report = f"{name}: read by ComfyUI's own loader, as it is {reason.found.rpartition(',')[0]}"
+    report = f"{name}: read by ComfyUI's own loader, as it is {reason.found.removesuffix(f', {file.place}')}"
     return Loaded(control_net, f"{report}; {lacking}" if lacking else report)
 
 
