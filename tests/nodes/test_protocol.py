@@ -351,3 +351,7 @@ def test_a_small_net_that_the_core_does_not_read_is_left_to_the_host(
     assert loaded == "the host's net, {'global_average_pooling': False}"
     assert given[0].keys() == small.keys() and all(torch.equal(given[0][key], small[key]) for key in small)
     assert "read by ComfyUI's own loader" in report and "without transformer in its middle" in report
+    averaged = {"control_net_name": "protocol_small.safetensors", "average_residuals": "yes"}
+    loaded, report = extension.run("LoadControlNet", **averaged)
+    assert loaded == "the host's net, {'global_average_pooling': True}"
+    assert "that loader does not average the residuals of such a net" in report
