@@ -36,7 +36,8 @@ def window_note(window: Window, sigmas: Sequence[float], start: float, end: floa
 def hint_count_note(hints: int, pictures: int) -> str | None:
     """Say that hints are dropped or repeated; None if each picture has its own hint or all share one."""
     if hints > pictures:
-        return f"{hints} hints for {pictures} pictures: the last {hints - pictures} are not used"
+        left_over = "one is" if hints == pictures + 1 else f"{hints - pictures} are"
+        return f"{hints} hints for {pictures} pictures: the last {left_over} not used"
     if 1 < hints < pictures:
         return f"{hints} hints for {pictures} pictures: they are repeated in turn"
     return None

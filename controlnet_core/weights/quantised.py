@@ -98,7 +98,7 @@ def dequantised(source: WeightSource) -> WeightSource:
     common = others.most_common(1)[0][0] if others else "float32"
     dtypes = {name: common if name in layers else source.dtypes[name] for name in names}
     for name, dtype in dtypes.items():
-        if name.endswith(".weight") and len(source.shapes[name]) > 1 and not dtype.startswith(("float", "bfloat")):
+        if name.endswith((".weight", ".bias")) and not dtype.startswith(("float", "bfloat")):
             raise CheckpointError(f"{dtype} weights without a scale in {source.place} ({name})", EXPECTED, DO)
     return Dequantised(source, layers, {name: source.shapes[name] for name in names}, dtypes) if layers else source
 
@@ -122,6 +122,9 @@ def _scaled_layers(source: WeightSource) -> dict[str, tuple[str, str | None]]:
             raise CheckpointError(f"weights in the format {shortened(kind)} in {source.place}", EXPECTED, DO)
         if kind is None and source.dtypes[name] == "uint8":
             raise CheckpointError(f"bytes of an unknown format in {source.place} ({name})", EXPECTED, DO)
+        if kind is not None and source.dtypes[name] not in ("uint8", str(FORMATS[kind]).removeprefix("torch.")):
+            stored = f"{source.dtypes[name]} numbers for weights in the format {kind}"
+            raise CheckpointError(f"{stored} in {source.place} ({name})", EXPECTED, DO)
         found[name] = scale, kind
     return found
 

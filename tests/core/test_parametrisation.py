@@ -165,6 +165,9 @@ def test_a_folder_that_says_nothing_has_the_usual_schedule() -> None:
         ({"beta_end": 1.5}, "does not fall"),
         ({"trained_betas": {"a": 1}}, "cannot be used"),
         ({"num_train_timesteps": -3}, "cannot be used"),
+        ({"num_train_timesteps": 10**12}, "num_train_timesteps is 1000000000000"),
+        ({"num_train_timesteps": float("inf")}, "cannot be used"),
+        ({"beta_end": 10**400}, "cannot be used"),
     ],
 )
 def test_a_folder_that_cannot_be_trained_on_is_refused(scheduler: dict[str, Any], words: str) -> None:

@@ -108,6 +108,10 @@ def test_scaled_weights_get_the_dtype_of_the_others(net: Tensors, tmp_path: Path
             {"weight_scale": torch.ones(()), "comfy_quant": described({"format": "int8_tensorwise", "convrot": True})},
             "int8_tensorwise, rotated",
         ),
+        (
+            {"weight_scale": torch.ones(()), "comfy_quant": described({"format": "float8_e4m3fn"})},
+            "int8 numbers for weights in the format float8_e4m3fn",
+        ),
         ({"weight_scale": torch.ones(()), "comfy_quant": described([1])}, "cannot be read"),
         ({"weight_scale": torch.ones(()), "weight_scale_2": torch.ones(())}, "nvfp4"),
         ({"weight.absmax": torch.ones(4)}, "as bitsandbytes stores them"),
@@ -122,6 +126,14 @@ def test_other_quantised_weights_are_named(
     tensors = {**net, key: net[key].to(torch.int8), **{layer + name: tensor for name, tensor in added.items()}}
     save_file(tensors, tmp_path / "net.safetensors")
     with pytest.raises(CheckpointError, match=message):
+        load_controlnet(tmp_path / "net.safetensors")
+    assert not inspect_checkpoint(tmp_path / "net.safetensors").usable
+
+
+@pytest.mark.parametrize("name", ["time_embed.0.bias", "input_blocks.1.0.in_layers.0.weight"])
+def test_whole_numbers_of_one_dimension_are_named(name: str, net: Tensors, tmp_path: Path) -> None:
+    save_file({**net, name: net[name].to(torch.int32)}, tmp_path / "net.safetensors")
+    with pytest.raises(CheckpointError, match=rf"int32 weights without a scale in .*net.safetensors \({name}\)"):
         load_controlnet(tmp_path / "net.safetensors")
     assert not inspect_checkpoint(tmp_path / "net.safetensors").usable
 

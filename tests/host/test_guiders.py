@@ -173,8 +173,11 @@ def test_a_side_that_nobody_marked_is_a_position_in_plain_guidance_only(host: Ho
     """A net with a side in a stack that another extension applies: no mark, so positions count, or both sides do."""
     sides = host.bridge("control.sides")
     plain, positions = sides.GuidanceSides(None), {"cond_or_uncond": [1, 0], "uuids": ["negative", "positive"]}
-    assert plain.of_parts(None, positions) == ["unconditional", "conditional"]
+    assert plain.of_parts(None, positions, 2) == ["unconditional", "conditional"]
     alone = {"cond_or_uncond": [0], "uuids": ["negative"]}  # as SAG predicts the negative once more
-    assert plain.of_parts(None, alone) == ["unconditional"]
+    assert plain.of_parts(None, alone, 1) == ["unconditional"]
     dual = {"cond_or_uncond": [2, 1, 0], "uuids": ["positive", "middle", "negative"]}
-    assert sides.GuidanceSides(None).of_parts(None, dual) is None
+    assert sides.GuidanceSides(None).of_parts(None, dual, 3) is None
+    # ComfyUI adds an area to the other side, under the same name.
+    area = {"cond_or_uncond": [1, 0, 1, 0], "uuids": ["area", "area", "negative", "positive"]}
+    assert sides.GuidanceSides(None).of_parts(None, area, 4) == ["unconditional", "conditional"] * 2

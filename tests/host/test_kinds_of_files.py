@@ -110,9 +110,9 @@ def test_a_file_is_read_whatever_its_form(host: Host, name: str, like: str) -> N
         ("difference", "found a difference ControlNet.*sd15_difference.safetensors.*connect the model"),
         ("alone-00001-of-00002", "without sd15_alone-00002-of-00002.safetensors"),
         ("int8", "int8 weights without a scale in .*sd15_int8.safetensors"),
-        ("lora_layers", "CtrLoRA.*sd15_lora_layers.safetensors.*1 of its weights have no place"),
+        ("lora_layers", "CtrLoRA.*sd15_lora_layers.safetensors.*no place for 1 of the file's weights"),
         ("sparse", "SparseCtrl.*sd15_sparse.safetensors"),
-        ("cut", "without middle_block_out.0.weight.*sd15_cut.safetensors.*2 weights of the net have no value"),
+        ("cut", "without middle_block_out.0.weight.*sd15_cut.safetensors.*no value for 2 of the net's weights"),
         ("list.pth", "a list in .*sd15_list.pth"),
     ],
 )

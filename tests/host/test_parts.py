@@ -118,6 +118,40 @@ def test_a_tile_is_drawn_by_its_part_of_the_hint(
         assert our_batches == batches
 
 
+class Interrupted:
+    """Leaves in nets what a sampling of tiles leaves that was interrupted: the hint of one tile."""
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {"required": {"positive": ("CONDITIONING",)}}
+
+    RETURN_TYPES = ("CONDITIONING",)
+    FUNCTION = "leave"
+
+    def leave(self, positive: list[Any]) -> tuple[Any, ...]:
+        net = positive[0][1]["control"]
+        net.cond_hint = torch.zeros(1, 3, SIZE[1], SIZE[0])
+        return (positive,)
+
+
+TEST_NODES["Interrupted"] = Interrupted
+
+
+@pytest.mark.parametrize("kind", ["our net", "native net"])
+def test_an_interrupted_sampling_leaves_no_hint_for_the_next(host: Host, kind: str) -> None:
+    def draw(interrupted: bool) -> torch.Tensor:
+        host.nodes["Interrupted"] = Interrupted
+        drawing = Drawing("sd15", True, SIZE)
+        drawing.apply(drawing.net("a", ours=kind == "our net"), drawing.images())
+        if interrupted:
+            drawing.positive = [drawing.add("Interrupted", positive=drawing.positive), 0]
+        drawing.sample(steps=2)
+        latents: torch.Tensor = host.run(drawing.graph)["latent"]["samples"]
+        return latents
+
+    assert torch.equal(draw(True), draw(False))
+
+
 WINDOWS = {
     "context_length": 4,
     "context_overlap": 1,

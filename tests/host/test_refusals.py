@@ -152,7 +152,7 @@ def test_impossible_settings_are_refused(host: Host, settings: dict[str, object]
     [
         ({}, {"start": 0.4, "end": 0.45}, {}, "no step falls between start 0.4 and end 0.45"),
         ({}, {}, {"size": (128, 64)}, "another aspect"),
-        ({"count": 2}, {}, {"count": 3}, "the last 1 are not used"),
+        ({"count": 2}, {}, {"count": 3}, "the last one is not used"),
         ({"count": 3}, {}, {"count": 2}, "repeated in turn"),
     ],
 )

@@ -160,6 +160,46 @@ def test_a_side_that_is_off_gets_zeros(extension: Extension, net: HostObject, si
         assert [float(row.abs().max() > 0) for row in residual] == rows
 
 
+@pytest.mark.parametrize("kept", [[0], [1], [1, 0], [0, 0], [1, 1, 0]])
+def test_sides_that_a_wrapper_takes_apart_stay_what_they_are(
+    extension: Extension, net: HostObject, kept: list[int]
+) -> None:
+    """It says which parts it kept in `cond_or_uncond`; a net that it asks about others than it says acts on all."""
+    sides = extension.module("nodes.bridge.control.sides")
+    configured = apply(extension, net, side="conditional")
+    begin(configured)
+    marks = [{configured.applied.name: side} for side in ("unconditional", "conditional")]
+    x, context, sigma = noise(2, 4, 8, 8, seed=3), noise(2, 5, 128, seed=4), torch.full((2,), 2.0)
+    options: dict[str, Any] = {**BOTH_SIDES, "uuids": ["negative", "positive"]}
+    with torch.no_grad():
+        cond = {"c_crossattn": context, sides.KEY: sides.SideMarks(marks)}
+        whole = configured.get_control(x, sigma, cond, 2, options)["output"][0]
+        assert sides.KEY not in cond
+        assert not whole[0].any()
+        assert whole[1].any()
+        options["cond_or_uncond"] = [BOTH_SIDES["cond_or_uncond"][part] for part in kept]  # type: ignore[index]
+        given = x[kept], sigma[:1].expand(len(kept)), {"c_crossattn": context[kept]}
+        found = configured.get_control(*given, len(kept), options)
+        silent = configured.get_control(*given, len(kept), {**options, "cond_or_uncond": [1, 0, 1, 0]})["output"][0]
+    assert silent.flatten(1).any(1).all()
+    if 1 not in kept:
+        assert found is None
+    else:
+        assert (found["output"][0] - whole[kept]).abs().max() <= 1e-5 * whole.abs().max()
+
+
+@torch.no_grad()
+def test_sides_taken_apart_before_a_net_was_asked_are_unknown(extension: Extension, net: HostObject) -> None:
+    sides = extension.module("nodes.bridge.control.sides")
+    configured = apply(extension, net, side="conditional")
+    begin(configured)
+    marks = sides.SideMarks([{configured.applied.name: side} for side in ("unconditional", "conditional")])
+    cond = {"c_crossattn": noise(1, 5, 128, seed=4), sides.KEY: marks}
+    found = configured.get_control(noise(1, 4, 8, 8, seed=3), torch.full((1,), 2.0), cond, 1, {"cond_or_uncond": [1]})
+    assert found["output"][0].any()
+    assert sides.SIDE_UNKNOWN in configured.run.warned
+
+
 def test_blocks_without_weight_are_none_and_keep_their_place(extension: Extension, net: HostObject) -> None:
     count = len(TINY.skip_channels)
     configured = apply(extension, net, curve="custom", block_weights=" ".join(["1", *["0"] * count]))
@@ -217,6 +257,25 @@ def test_in_a_window_of_the_batch_hints_follow_their_pictures(
     expected = control_of(alone, pictures=2)["output"]
     for one, other in zip(given, expected, strict=True):
         assert (one - other).abs().max() <= 1e-5 * other.abs().max()
+
+
+def test_one_hint_for_all_windows_is_encoded_once(
+    extension: Extension, net: HostObject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    configured, encoded = apply(extension, net), []
+    original = type(net.net).embed_hint
+
+    def counted(net: ControlNet, hint: Tensor) -> Tensor:
+        encoded.append(len(hint))
+        embedded: Tensor = original(net, hint)
+        return embedded
+
+    monkeypatch.setattr(type(net.net), "embed_hint", counted)
+    begin(configured)
+    for frames in ([0, 1], [2, 3], [3, 4]):
+        window = SimpleNamespace(dim=0, index_list=frames, total_frames=5)
+        control_of(configured, pictures=2, sigmas=torch.full((2,), 2.0), context_window=window)
+    assert encoded == [1]
 
 
 @pytest.mark.parametrize(
@@ -292,3 +351,7 @@ def test_a_small_net_that_the_core_does_not_read_is_left_to_the_host(
     assert loaded == "the host's net, {'global_average_pooling': False}"
     assert given[0].keys() == small.keys() and all(torch.equal(given[0][key], small[key]) for key in small)
     assert "read by ComfyUI's own loader" in report and "without transformer in its middle" in report
+    averaged = {"control_net_name": "protocol_small.safetensors", "average_residuals": "yes"}
+    loaded, report = extension.run("LoadControlNet", **averaged)
+    assert loaded == "the host's net, {'global_average_pooling': True}"
+    assert "that loader does not average the residuals of such a net" in report

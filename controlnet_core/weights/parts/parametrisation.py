@@ -30,6 +30,8 @@ EDM_MARKERS = ({"edm_mean", "edm_std"}, {"edm_vpred.sigma_max"})
 MEASURED = "output_blocks.11.1.transformer_blocks.0.norm1.bias"
 V_SPREAD = 0.09
 """Above this standard deviation of the last self-attention's norm bias, an SD2 UNet was trained to predict v."""
+MOST_TIMESTEPS = 2**16
+"""No base was trained with more: a config that says so is damaged or made up."""
 OTHER_SCHEDULERS = ("EDM", "Flow")
 """In the name of a diffusers scheduler: it does not step along a table of betas."""
 
@@ -103,7 +105,7 @@ def folder_parametrisation(scheduler: Mapping[str, Any], place: str) -> Parametr
         schedule = _schedule(scheduler)
         if scheduler.get("rescale_betas_zero_snr"):
             schedule = schedule.with_zero_terminal_snr()
-    except (TypeError, ValueError, RuntimeError, SettingError) as error:
+    except (TypeError, ValueError, OverflowError, RuntimeError, SettingError) as error:
         raise CheckpointError(
             found=f"a scheduler in {place} that cannot be used: {error}",
             expected="betas that are scaled_linear, linear or listed",
@@ -145,6 +147,8 @@ def _schedule(scheduler: Mapping[str, Any]) -> NoiseSchedule:
     if listed is not None:
         return NoiseSchedule.of_betas(torch.tensor(listed, dtype=torch.float64))
     kind, steps = scheduler.get("beta_schedule", "scaled_linear"), int(scheduler.get("num_train_timesteps", 1000))
+    if steps > MOST_TIMESTEPS:
+        raise ValueError(f"num_train_timesteps is {steps}")
     start, end = (float(scheduler.get(name, own)) for name, own in (("beta_start", 0.00085), ("beta_end", 0.012)))
     if kind == "scaled_linear":
         return NoiseSchedule.scaled_linear(steps, start, end)

@@ -22,7 +22,7 @@ from .host_residuals import HostResiduals, added
 from .notes import run_notes
 from .residual_hook import previous_residuals
 from .rows import Rows, rows_of
-from .sides import SIDE_UNKNOWN, Applied, GuidanceSides, SideMarks, read_marks
+from .sides import SIDE_UNKNOWN, Applied, BatchMarks, GuidanceSides, read_marks
 
 Net: Any = object
 """The class that `WeightedControl` is mixed into."""
@@ -93,6 +93,7 @@ class WeightedControl(Net):
         """Begin a sampling."""
         super().pre_run(model, percent_to_timestep_function)
         self.weighting.begin()
+        self.cond_hint = None  # an interrupted sampling leaves its own, of other tiles or fewer pictures
 
     def get_control(
         self, x_noisy: Tensor, t: Tensor, cond: dict[str, Any], batched_number: int, transformer_options: dict[str, Any]
@@ -106,7 +107,7 @@ class WeightedControl(Net):
             window = Window(*map(float, self.timestep_range))
             self._warn(run_notes(self, window, x_noisy, rows, transformer_options))
         previous = previous_residuals(self, *step)
-        acting = self._acting(marks, transformer_options)
+        acting = self._acting(marks, transformer_options, batched_number)
         if not any(acting):
             return previous
         with comfy.controlnet.ControlIsolation(self), self._hints_of(rows):
@@ -131,13 +132,13 @@ class WeightedControl(Net):
         finally:
             self.cond_hint_original, self.cond_hint = hints, None
 
-    def _acting(self, marks: SideMarks | None, transformer_options: dict[str, Any]) -> list[bool]:
+    def _acting(self, marks: BatchMarks | None, transformer_options: dict[str, Any], parts: int) -> list[bool]:
         """Whether the net acts on each part of the batch."""
-        side, known = self.application.acting_side, self.weighting.sides.of_parts(marks, transformer_options)
+        side, known = self.application.acting_side, self.weighting.sides.of_parts(marks, transformer_options, parts)
         if side == "both" or known is None:
             if side != "both":
                 self._warn([SIDE_UNKNOWN])
-            return [True] * len(transformer_options["cond_or_uncond"])
+            return [True] * parts
         return [part == side for part in known]
 
     def _weighted(self, control: HostResiduals, latent_height: int, rows: Tensor) -> HostResiduals:

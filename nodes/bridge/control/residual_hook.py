@@ -25,7 +25,7 @@ from ..loading.families import check_model
 from .host_residuals import HostResiduals, added, host_residuals
 from .notes import PIXELS_PER_LATENT, run_notes
 from .rows import Rows, rows_of
-from .sides import SIDE_UNKNOWN, Applied, GuidanceSides, SideMarks, read_marks
+from .sides import SIDE_UNKNOWN, Applied, BatchMarks, GuidanceSides, read_marks
 
 NEVER_ACTED = "its side of guidance was not computed (at CFG 1 the negative side is not), or all its weights are 0"
 
@@ -183,7 +183,7 @@ class CoreControlNet(comfy.controlnet.ControlBase):
         if not factors:
             return previous
         run.steps += 1
-        side, sides = self._sides(run, marks, transformer_options)
+        side, sides = self._sides(run, marks, transformer_options, batched_number)
         step = self._step(run, x_noisy, t, cond, sides * rows.tiles)
         residuals = run_net(self.net, step, side, factors, lambda x: self._embedded_hint(run, x, rows))
         if residuals is None:
@@ -193,16 +193,16 @@ class CoreControlNet(comfy.controlnet.ControlBase):
         return added(previous, host_residuals(pooled, len(levels.skips)))
 
     def _sides(
-        self, run: HostRun, marks: SideMarks | None, transformer_options: dict[str, Any]
+        self, run: HostRun, marks: BatchMarks | None, transformer_options: dict[str, Any], parts: int
     ) -> tuple[Side, tuple[GuidanceSide, ...]]:
         """The side of guidance to act on, and that of each part."""
-        side, sides = self.application.acting_side, run.sides.of_parts(marks, transformer_options)
+        side, sides = self.application.acting_side, run.sides.of_parts(marks, transformer_options, parts)
         if sides is not None:
             return side, tuple(sides)
         if side != "both":
             run.warn_once(self, [SIDE_UNKNOWN])
-        parts: list[GuidanceSide] = ["conditional"] * len(transformer_options["cond_or_uncond"])
-        return "both", tuple(parts)
+        unknown: GuidanceSide = "conditional"
+        return "both", (unknown,) * parts
 
     def _step(
         self, run: HostRun, x_noisy: Tensor, t: Tensor, cond: dict[str, Any], sides: tuple[GuidanceSide, ...]
@@ -228,7 +228,7 @@ class CoreControlNet(comfy.controlnet.ControlBase):
         tiles: Tensor | None = self.cond_hint
         if tiles is not None and tiles.shape[-2:] == (height, width):
             return self._embedded_tiles(tiles, x, rows)
-        if not rows.whole:
+        if not rows.whole and len(self.cond_hint_original) > 1:
             return self._embedded(x, list(rows.frames))
         key = (height, width, rows.total)
         if key not in run.embedded_hints:

@@ -49,16 +49,17 @@ def load_by_host(source: WeightSource, reason: CheckpointError, pooled: bool) ->
             raise reason from error
     if control_net is None:
         raise reason
-    lacking = _counted("weights of the net have no value", [key for report in reports for key in report.missing_keys])
+    missing = [key for report in reports for key in report.missing_keys]
+    lacking = _counted("no value for {} of the net's weights", missing)
     if not isinstance(getattr(control_net, "control_model", None), comfy.cldm.cldm.ControlNet):
         return control_net, lacking  # the loaders of other models rename weights, so nobody knows which were used
     unused = [*(key for report in reports for key in report.unexpected_keys), *(weights if takes_out else ())]
     unused = [key for key in unused if not any(matches_any(pattern, (key,)) for pattern in BESIDE_A_CONTROLNET)]
-    faults = [fault for fault in (_counted("of its weights have no place", unused), lacking) if fault]
+    faults = [fault for fault in (_counted("no place for {} of the file's weights", unused), lacking) if fault]
     if not faults:
         return control_net, ""
     raise CheckpointError(
-        found=f"{reason.found}: in ComfyUI's own loader {' and '.join(faults)}",
+        found=f"{reason.found}: ComfyUI's own loader has {' and '.join(faults)}",
         expected="a file that ComfyUI's loader reads whole",
         do=reason.do,
     )
@@ -67,7 +68,7 @@ def load_by_host(source: WeightSource, reason: CheckpointError, pooled: bool) ->
 def _counted(words: str, keys: list[str]) -> str:
     """How many keys there are, and the first few of them; empty if there are none."""
     more = ", ..." if len(keys) > NAMED else ""
-    return f"{len(keys)} {words} ({', '.join(keys[:NAMED])}{more})" if keys else ""
+    return f"{words.format(len(keys))} ({', '.join(keys[:NAMED])}{more})" if keys else ""
 
 
 @contextmanager

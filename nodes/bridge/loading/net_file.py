@@ -38,6 +38,7 @@ from .host_loader import load_by_host
 COMPUTE_DTYPES = [torch.float16, torch.bfloat16, torch.float32]
 WITHOUT_MIDDLE = "a small SDXL ControlNet without transformer in its middle block"
 EXPECTED = "a ControlNet that ControlNet Core or ComfyUI reads"
+AVERAGED = "residuals averaged over the picture"
 
 
 @dataclass(frozen=True)
@@ -102,10 +103,10 @@ def load_control_net_file(path: Path, name: str, model: HostModel = None, pooled
         return replace(loaded, report=f"{loaded.report}, differences added to the model")
     found = find_controlnet(file)
     if found is None:
-        return _by_host(file, name, refusal(file.shapes, EXPECTED, str(path)), pooled)
+        return _by_host(file, name, refusal(file.shapes, EXPECTED, file.place), pooled)
     config = found.config.unet
     if config.transformer_depth_middle == 0 and config.vector_dim is not None:
-        reason = CheckpointError(f"{WITHOUT_MIDDLE}, {path}", EXPECTED, "use the full net")
+        reason = CheckpointError(f"{WITHOUT_MIDDLE}, {file.place}", EXPECTED, "use the full net")
         return _by_host(file, name, reason, pooled)
     return _by_core(found, name, pooled)
 
@@ -166,8 +167,12 @@ def _by_core(found: Part[ControlNetConfig], name: str, pooled: bool | None) -> L
 
 def _by_host(file: WeightSource, name: str, reason: CheckpointError, pooled: bool | None) -> Loaded:
     """Let ComfyUI's own loader read what the core does not; `reason` says why, and is raised if both fail."""
-    control_net, lacking = load_by_host(file, reason, is_pooled(file.place) if pooled is None else pooled)
-    report = f"{name}: read by ComfyUI's own loader, as it is {reason.found.rpartition(',')[0]}"
+    asked = is_pooled(file.place) if pooled is None else pooled
+    control_net, lacking = load_by_host(file, reason, asked)
+    report = f"{name}: read by ComfyUI's own loader, as it is {reason.found.removesuffix(f', {file.place}')}"
+    averaged = getattr(control_net, "global_average_pooling", False)
+    if asked:
+        report += f", {AVERAGED}" if averaged else "; that loader does not average the residuals of such a net"
     return Loaded(control_net, f"{report}; {lacking}" if lacking else report)
 
 
@@ -178,7 +183,7 @@ def _report(found: Part[ControlNetConfig], name: str, control_net: CoreControlNe
     dtypes = str(stored).removeprefix("torch.")
     if computed != stored:
         dtypes += f", computed in {str(computed).removeprefix('torch.')}"
-    pooled = ", residuals averaged over the picture" if control_net.global_average_pooling else ""
+    pooled = f", {AVERAGED}" if control_net.global_average_pooling else ""
     return (
         f"{name}: read by ControlNet Core; {found.config.unet.family}, {found.layout.name} layout, "
         f"{millions:.0f} M parameters, {dtypes}{pooled}"
