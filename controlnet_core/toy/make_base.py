@@ -4,7 +4,7 @@
 
 First the vocabulary, then the autoencoder, then UNet and text encoder together, and finally the decoder once more.
 Each stage saves its state every hundred steps, and a second call resumes from there. The shipped file was made with the
-defaults on the CPU, in about two hours of one core (AMD EPYC with AVX-512). Shapes come late, as the learning rate falls:
+defaults on the CPU, in about two hours of one core (AMD EPYC, AVX-512). Shapes come late, as the learning rate falls:
 after 6,600 steps the UNet drew the caption's shape in a third of its pictures, at the end in more than half.
 """
 
