@@ -153,8 +153,8 @@ class Base:
 
         Images that are too many for one batch of the autoencoder are encoded in several.
         """
-        parts = (2 * images - 1).split(pictures_at_once(images.shape[-2], images.shape[-1]))
-        encoded = [self.autoencoder.encode(part.to(_weight(self.autoencoder))) for part in parts]
+        parts, weight = images.split(pictures_at_once(*images.shape[-2:])), _weight(self.autoencoder)
+        encoded = [self.autoencoder.encode(2 * part.to(weight) - 1) for part in parts]
         return LatentDistribution(
             torch.cat([part.mean for part in encoded]).to(self.device),
             torch.cat([part.log_variance for part in encoded]).to(self.device),
@@ -164,8 +164,9 @@ class Base:
     def decode_latents(self, latents: Tensor) -> Tensor:
         """Decode latents (B, 4, h, w) to images (B, 3, 8h, 8w) from 0 to 1, float32, in batches as above."""
         scale = self.family.autoencoder.downscale
-        parts = latents.split(pictures_at_once(scale * latents.shape[-2], scale * latents.shape[-1]))
-        pixels = torch.cat([self.autoencoder.decode(part.to(_weight(self.autoencoder))) for part in parts])
+        height, width = (scale * side for side in latents.shape[-2:])
+        parts, weight = latents.split(pictures_at_once(height, width)), _weight(self.autoencoder)
+        pixels = torch.cat([self.autoencoder.decode(part.to(weight)) for part in parts])
         return (pixels.to(self.device).float() / 2 + 0.5).clamp(0, 1)
 
 
