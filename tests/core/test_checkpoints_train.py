@@ -30,6 +30,7 @@ from controlnet_core.training.run import train
 from controlnet_core.training.settings import TrainSettings
 from controlnet_core.weights.load import load_controlnet
 from controlnet_core.weights.load_base import load_base
+from tests.support.base_files import write_small_base
 from tests.support.bases import SmallBase, small_base
 from tests.support.reduced import difference, noise, randomised
 from tests.support.reduced_files import FAMILIES, ZERO_SNR, rewrite, write_reduced_base
@@ -137,8 +138,8 @@ def test_caches_of_one_base_in_two_dtypes_are_two(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES[1:], ids=str)
 def test_a_net_in_float32_steers_a_base_in_half_precision(dtype: torch.dtype, tmp_path: Path) -> None:
-    path = write_reduced_base(tmp_path, "SD2.1", dtype)
-    half, full = load_base(path), load_base(path, dtype=torch.float32)
+    path = write_small_base(tmp_path)
+    half, full = (load_base(path, dtype=computed) for computed in (dtype, torch.float32))
     net, settings = randomised(ControlNet(full.unet.config)), SamplingSettings(steps=2, guidance=1, size=(64, 64))
     control = Control(net, noise(1, 3, 64, 64, seed=2).sigmoid(), strength=0.1)
     drawn, wanted = (generate(base, "a", [control], settings=settings) for base in (half, full))
@@ -190,7 +191,7 @@ def test_a_caption_that_overflows_is_named_and_nothing_is_cached(caption: str, t
 def test_an_autoencoder_that_overflows_is_refused_with_its_file_and_the_picture(
     dtype: torch.dtype, value: float, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    path = write_reduced_base(tmp_path, "SDXL", dtype)
+    path = write_small_base(tmp_path)
     rewrite(path, {OUTPUT: torch.full((8,), value, dtype=dtype)})
     (tmp_path / "data" / "images").mkdir(parents=True)
     for number in range(2):

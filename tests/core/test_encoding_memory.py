@@ -13,7 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from controlnet_core.base import PIXELS_AT_ONCE, Base, pictures_at_once
 from controlnet_core.config import FAMILIES
 from controlnet_core.data.cache import encode_dataset
-from controlnet_core.model.autoencoder import Autoencoder
+from controlnet_core.model.autoencoder import Autoencoder, LatentDistribution
 from controlnet_core.model.text_encoder import TextEncoder
 from controlnet_core.schedule import NoiseSchedule
 from controlnet_core.tokenizer import PromptTokenizer, Tokens
@@ -97,8 +97,13 @@ def test_parts_are_encoded_and_decoded_as_the_whole(monkeypatch: pytest.MonkeyPa
     drawn = base.decode_latents(whole.mean)
     sizes: list[int] = []
     encode = Autoencoder.encode
+
+    def counted(autoencoder: Autoencoder, pixels: Tensor) -> LatentDistribution:
+        sizes.append(len(pixels))
+        return encode(autoencoder, pixels)
+
     monkeypatch.setattr("controlnet_core.base.PIXELS_AT_ONCE", 2 * 32 * 48)
-    monkeypatch.setattr(Autoencoder, "encode", lambda self, part: (sizes.append(len(part)), encode(self, part))[1])
+    monkeypatch.setattr(Autoencoder, "encode", counted)
     parts = base.encode_images(pictures)
     assert sizes == [2, 2, 1]
     found = parts.mean, parts.log_variance, base.decode_latents(whole.mean)

@@ -112,7 +112,7 @@ def test_a_locked_base_in_half_precision_gives_the_same_gradients(
 ) -> None:
     """Also where gradients are so small that float16 rounds them to zero, as the mean over a large picture's are."""
     unet, net = randomised(UNet(WIDE), seed=1).requires_grad_(False), randomised(ControlNet(WIDE), seed=2)
-    unet.decoder.output_convolution.weight.mul_(1e-3)
+    unet.get_parameter("decoder.output_convolution.weight").mul_(1e-3)
     half, given = copy.deepcopy(unet).to(dtype), make_batch(WIDE)
 
     def gradients(base: UNet) -> Tensor:
@@ -121,7 +121,7 @@ def test_a_locked_base_in_half_precision_gives_the_same_gradients(
         return torch.cat([one.flatten() for one in torch.autograd.grad(loss, list(net.parameters()))])
 
     def error(base: UNet) -> float:
-        return ((gradients(base) - wanted).norm() / wanted.norm()).item()
+        return float((gradients(base) - wanted).norm() / wanted.norm())
 
     wanted, rounding = gradients(unet), torch.finfo(dtype).eps
     found = error(half)

@@ -25,7 +25,7 @@ class LiveMemory(TorchDispatchMode):
     """
 
     def __init__(self, before: Iterable[Tensor] = ()) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call] # torch's
         self.peak = 0
         self._live = 0
         self._known = {tensor.untyped_storage()._cdata for tensor in before}
@@ -64,4 +64,5 @@ def peak_gib(call: Callable[[], object], before: Iterable[Tensor] = ()) -> float
     """The peak of a call, in GiB."""
     with LiveMemory(before) as memory, torch.no_grad():
         call()
-    return memory.peak / GIB
+    gib: float = memory.peak / GIB
+    return gib
