@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .config import Family, Prediction
 from .model.autoencoder import Autoencoder, LatentDistribution
@@ -18,6 +19,8 @@ from .schedule import NoiseSchedule
 from .tokenizer import PromptTokenizer
 
 SIZE_ENCODING = 256
+PIXELS_AT_ONCE = 1024 * 1024
+"""The most pixels of one batch of the autoencoder, which in float32 takes 2.5 KiB for each while it encodes."""
 
 
 @dataclass(frozen=True)
@@ -70,12 +73,13 @@ class Base:
     Attributes:
         family: The sizes of everything.
         unet: The UNet.
-        autoencoder: The autoencoder.
+        autoencoder: The autoencoder, in float32 whatever the UNet's dtype: in half precision SDXL's overflows.
         text_encoders: The text encoders; their contexts are joined along the width.
         tokenizers: One for each text encoder.
         schedule: The noise schedule it was trained with.
         prediction: What its UNet predicts.
         fingerprint: A hash of the weights, which names the base in caches and run folders.
+        place: Where it comes from, for messages.
     """
 
     family: Family
@@ -86,6 +90,7 @@ class Base:
     schedule: NoiseSchedule
     prediction: Prediction
     fingerprint: str
+    place: str = "the base"
 
     @property
     def device(self) -> torch.device:
@@ -94,14 +99,31 @@ class Base:
 
     @property
     def dtype(self) -> torch.dtype:
-        """The dtype of the UNet's weights."""
-        return next(self.unet.parameters()).dtype
+        """The dtype of the UNet's weights, in which UNet and text encoders compute."""
+        return self.unet.dtype
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Base:
-        """Move all weights, in place, as torch modules do; returns the base itself."""
-        for module in (self.unet, self.autoencoder, *self.text_encoders):
+        """Move all weights, in place, as torch modules do; the autoencoder keeps its dtype. Returns the base itself."""
+        for module in (self.unet, *self.text_encoders):
             module.to(device=device, dtype=dtype)
+        self.autoencoder.to(device=device)
         return self
+
+    @contextmanager
+    def encoders_on(self, device: torch.device | str) -> Iterator[None]:
+        """Keep autoencoder and text encoders on a device, and move them back to where they were.
+
+        They work wherever they are, and what they give is on the UNet's device.
+        """
+        encoders = (self.autoencoder, *self.text_encoders)
+        before = [_weight(encoder).device for encoder in encoders]
+        try:
+            for encoder in encoders:
+                encoder.to(device)
+            yield
+        finally:
+            for encoder, place in zip(encoders, before, strict=True):
+                encoder.to(place)
 
     @torch.no_grad()
     def encode_text(self, prompts: Sequence[str], size: tuple[int, int]) -> TextEmbeddings:
@@ -116,26 +138,41 @@ class Base:
         """
         contexts, pooled = [], None
         for tokenizer, encoder in zip(self.tokenizers, self.text_encoders, strict=True):
-            tokens = tokenizer(prompts)
-            features = encoder(tokens.ids.to(self.device), tokens.ends.to(self.device))
+            tokens, device = tokenizer(prompts), _weight(encoder).device
+            features = encoder(tokens.ids.to(device), tokens.ends.to(device))
             contexts.append(features.context)
             pooled = features.pooled
-        context = torch.cat(contexts, dim=-1).to(self.dtype)
+        context = torch.cat(contexts, dim=-1)
         if self.family.unet.vector_dim is None or pooled is None:
-            return TextEmbeddings(context)
-        return TextEmbeddings(context, vector_condition(pooled, size))
+            return TextEmbeddings(context).to(self.device, self.dtype)
+        return TextEmbeddings(context, vector_condition(pooled, size)).to(self.device, self.dtype)
 
     @torch.no_grad()
     def encode_images(self, images: Tensor) -> LatentDistribution:
-        """Encode images (B, 3, H, W) from 0 to 1 to the distribution of their latents (B, 4, H/8, W/8)."""
-        distribution: LatentDistribution = self.autoencoder.encode((2 * images - 1).to(self.device, self.dtype))
-        return distribution
+        """Encode images (B, 3, H, W) from 0 to 1 to the distribution of their latents (B, 4, H/8, W/8), float32.
+
+        Images that are too many for one batch of the autoencoder are encoded in several.
+        """
+        parts, weight = images.split(pictures_at_once(*images.shape[-2:])), _weight(self.autoencoder)
+        encoded = [self.autoencoder.encode(2 * part.to(weight) - 1) for part in parts]
+        return LatentDistribution(
+            torch.cat([part.mean for part in encoded]).to(self.device),
+            torch.cat([part.log_variance for part in encoded]).to(self.device),
+        )
 
     @torch.no_grad()
     def decode_latents(self, latents: Tensor) -> Tensor:
-        """Decode latents (B, 4, h, w) to images (B, 3, 8h, 8w) from 0 to 1, float32."""
-        pixels = self.autoencoder.decode(latents.to(self.device, self.dtype))
-        return (pixels.float() / 2 + 0.5).clamp(0, 1)
+        """Decode latents (B, 4, h, w) to images (B, 3, 8h, 8w) from 0 to 1, float32, in batches as above."""
+        scale = self.family.autoencoder.downscale
+        height, width = (scale * side for side in latents.shape[-2:])
+        parts, weight = latents.split(pictures_at_once(height, width)), _weight(self.autoencoder)
+        pixels = torch.cat([self.autoencoder.decode(part.to(weight)) for part in parts])
+        return (pixels.to(self.device).float() / 2 + 0.5).clamp(0, 1)
+
+
+def pictures_at_once(height: int, width: int) -> int:
+    """How many pictures of a size in pixels go into one batch of the autoencoder."""
+    return max(1, PIXELS_AT_ONCE // (height * width))
 
 
 def vector_condition(pooled: Tensor, size: tuple[int, int]) -> Tensor:
@@ -152,3 +189,8 @@ def vector_condition(pooled: Tensor, size: tuple[int, int]) -> Tensor:
     sizes = torch.tensor([height, width, 0, 0, height, width], device=pooled.device)
     encoded = sinusoidal_encoding(sizes, SIZE_ENCODING).flatten().to(pooled.dtype)
     return torch.cat([pooled, encoded.expand(len(pooled), -1)], dim=-1)
+
+
+def _weight(module: nn.Module) -> Tensor:
+    """Any weight of a module, which has its device and dtype."""
+    return next(module.parameters())

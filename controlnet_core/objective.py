@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -41,7 +43,8 @@ def control_loss(
     """Mean squared error of the controlled prediction.
 
     The locked encoder runs outside autograd: nothing that is trained comes before it, so its graph is not needed. The
-    locked decoder lets gradients pass to the residuals; its own weights have none.
+    locked decoder lets gradients pass to the residuals; its own weights have none. Base and net each compute in the
+    dtype of their own weights; what passes between them is converted.
 
     Arguments:
         unet: The locked base, whose parameters need no gradient.
@@ -55,11 +58,44 @@ def control_loss(
     """
     sigma = schedule.sigma(batch.timesteps)
     x = network_input(noised(batch.latents, batch.noise, sigma), sigma)
-    context, y = batch.text.context, batch.text.y
+    text = batch.text.to(x.device, unet.dtype)
     with torch.no_grad():
-        features = unet.encode(x, batch.timesteps, context, y)
-    residuals = net(x, batch.hints, batch.timesteps, context, y)
-    output = unet.decode(features, context, residuals)
-    dtype = torch.promote_types(output.dtype, torch.float32)
+        features = unet.encode(x.to(unet.dtype), batch.timesteps, text.context, text.y)
+    own = batch.text.to(x.device, net.dtype)
+    residuals = net(x.to(net.dtype), batch.hints.to(net.dtype), batch.timesteps, own.context, own.y)
+    scale = _gradient_scale(unet.dtype, x.numel())
+    if net.dtype != unet.dtype:
+        residuals = residuals.map(lambda residual: _scaled_gradient(residual, 1 / scale).to(unet.dtype))
+    output = unet.decode(features, text.context, residuals)
+    output = _scaled_gradient(output.to(torch.promote_types(output.dtype, torch.float32)), scale)
     wanted = target(prediction, batch.latents, batch.noise, sigma)
-    return functional.mse_loss(output.to(dtype), wanted.to(dtype))
+    return functional.mse_loss(output, wanted.to(output.dtype))
+
+
+def _gradient_scale(dtype: torch.dtype, outputs: int) -> float:
+    """By what the gradient is multiplied while it passes through the locked decoder: a power of two, so nothing rounds.
+
+    The gradient of a mean over many outputs is too small for float16, whose smallest normal number is 6e-5.
+    """
+    return 2.0 ** round(math.log2(outputs)) if dtype == torch.float16 else 1.0
+
+
+def _scaled_gradient(x: Tensor, factor: float) -> Tensor:
+    """The same tensor, whose gradient is multiplied by a factor."""
+    if factor == 1:
+        return x
+    scaled: Tensor = _ScaledGradient.apply(x, factor)  # type: ignore[no-untyped-call] # torch's
+    return scaled
+
+
+class _ScaledGradient(torch.autograd.Function):
+    """The identity; the backward pass multiplies by a factor."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, factor: float) -> Tensor:  # noqa: ANN401 - torch's
+        ctx.factor = factor
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:  # noqa: ANN401 - torch's
+        return gradients[0] * ctx.factor, None

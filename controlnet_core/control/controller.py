@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from ..config import BlockLevels
@@ -21,6 +22,11 @@ class Controller(Protocol):
 
     hint_channels: int
     pooled: bool
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype that it computes in, which may be another than the UNet's."""
+        ...
 
     @property
     def family(self) -> str:

@@ -117,12 +117,15 @@ class ControlRun:
         self._embedded_hints = {} if embedded_hints is None else embedded_hints
 
     def residuals(self, step: StepInput) -> Residuals | None:
-        """What the net adds at one step: zeros in the rows of a side that is off, None if it does not act."""
+        """What the net adds at one step: zeros in the rows of a side that is off, None if it does not act.
+
+        The net computes in its own dtype, and what it adds is in the step's.
+        """
         net, application = self.control.net, self.control.application
         factors = application.factors_at(step.sigma, self.window, net.block_levels, self.latent_size[0])
-        output = run_net(net, step, application.side_of(net), factors, self._embedded_hint, self.mask)
+        output = run_net(net, step.to(net.dtype), application.side_of(net), factors, self._embedded_hint, self.mask)
         self.forwards += output is not None
-        return output
+        return None if output is None else output.map(lambda residual: residual.to(step.x.dtype))
 
     def _embedded_hint(self, x: Tensor) -> Tensor:
         """The hint fitted to the picture and encoded, once for each net and hint of the run."""

@@ -42,6 +42,11 @@ class StepInput:
         """How many pictures are drawn."""
         return len(self.x) // len(self.sides)
 
+    def to(self, dtype: torch.dtype) -> StepInput:
+        """The same in another dtype; timesteps keep theirs."""
+        y = None if self.y is None else self.y.to(dtype)
+        return replace(self, x=self.x.to(dtype), context=self.context.to(dtype), y=y)
+
     def rows(self, index: Tensor) -> StepInput:
         """Select the rows with these indices, shape (n,)."""
         y = None if self.y is None else self.y[index]

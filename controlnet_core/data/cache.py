@@ -22,16 +22,17 @@ import torch
 from filelock import FileLock, Timeout
 from torch import Tensor
 
-from ..base import Base, TextEmbeddings
-from ..errors import WriteError
+from ..base import Base, TextEmbeddings, pictures_at_once
+from ..errors import CheckpointError, WriteError
 from ..keyed import digest
 from ..model.autoencoder import LatentDistribution
 from ..whole_file import writing
-from .dataset import PairDataset, Progress
+from .dataset import Pair, PairDataset, Progress
 
-FORMAT = 2
+FORMAT = 3
 """The format number of a cache; raise it with any change that an older version would misread."""
 CHUNK = 16
+"""The most pairs, or captions, that are encoded between two writes."""
 ABANDONED = 7 * 24 * 3600
 """Seconds without a new chunk after which an unfinished cache counts as abandoned."""
 LATENTS, CAPTIONS, ABOUT = "latents.npy", "captions.jsonl", "cache.json"
@@ -80,13 +81,14 @@ def encode_dataset(base: Base, dataset: PairDataset, folder: Path, progress: Pro
     Arguments:
         base: Its autoencoder and text encoders.
         dataset: The pairs.
-        folder: The folder of caches; each is a folder named by a hash of base and data.
+        folder: The folder of caches; each is a folder named by a hash of base, the dtype it computes in, and data.
         progress: Told how many pairs are encoded.
 
     Raises:
+        CheckpointError: If the base encodes a pair to numbers that are not finite; then nothing is kept.
         WriteError: If the folder cannot be written.
     """
-    name = digest(FORMAT, base.fingerprint, dataset.fingerprint, size=12)
+    name = digest(FORMAT, base.fingerprint, str(base.dtype), dataset.fingerprint, size=12)
     cache, partial = folder / name, folder / f".{name}.partial"
     progress = progress or (lambda done, total: None)
     if not cache.is_dir():
@@ -137,8 +139,13 @@ def _fill(cache: Path, partial: Path, base: Base, dataset: PairDataset, progress
         os.utime(partial)
         _remove_abandoned(cache.parent)
         _warn_of_others(cache.parent)
-        _encode(base, dataset, partial, progress)
-        about = {"format": FORMAT, "base": base.fingerprint, "data": dataset.fingerprint}
+        try:
+            _encode(base, dataset, partial, progress)
+        except CheckpointError:
+            shutil.rmtree(partial)
+            raise
+        dtype = str(base.dtype).removeprefix("torch.")
+        about = {"format": FORMAT, "base": base.fingerprint, "dtype": dtype, "data": dataset.fingerprint}
         (partial / ABOUT).write_text(json.dumps(about), encoding="utf-8")
         os.replace(partial, cache)
 
@@ -173,24 +180,39 @@ def _format(cache: Path) -> int | None:
 
 def _encode(base: Base, dataset: PairDataset, cache: Path, progress: Progress) -> None:
     """Write the files of a cache, starting after the pairs that are already encoded."""
-    captions = _encoded_before(cache)
+    height, width = dataset.hints([0]).shape[-2:]
+    chunk = min(CHUNK, pictures_at_once(height, width))
+    captions = _encoded_before(cache, chunk)
     with _ArrayFile(cache / LATENTS, len(dataset)) as latents, (cache / CAPTIONS).open("a", encoding="utf-8") as lines:
-        for start in range(len(captions), len(dataset), CHUNK):
-            pairs = [dataset[index] for index in range(start, min(start + CHUNK, len(dataset)))]
-            encoded = base.encode_images(torch.stack([pair.image for pair in pairs]))
-            latents.append(torch.stack([encoded.mean, encoded.log_variance], dim=1).half())
+        for start in range(len(captions), len(dataset), chunk):
+            pairs = [dataset[index] for index in range(start, min(start + chunk, len(dataset)))]
+            latents.append(_encode_images(base, pairs, start))
             lines.writelines(json.dumps(pair.caption) + "\n" for pair in pairs)
             lines.flush()
             captions += [pair.caption for pair in pairs]
             os.utime(cache)
             progress(len(captions), len(dataset))
     rows = {caption: row for row, caption in enumerate(dict.fromkeys(["", *captions]))}
-    height, width = dataset.hints([0]).shape[-2:]
     _encode_captions(base, list(rows), (height, width), cache)
     (cache / "caption_rows.json").write_text(json.dumps([rows[caption] for caption in captions]), encoding="utf-8")
 
 
-def _encoded_before(cache: Path) -> list[str]:
+def _encode_images(base: Base, pairs: Sequence[Pair], start: int) -> Tensor:
+    """The latents of some pictures, of which the first is that of pair `start`, (N, 2, C, h, w), float16."""
+    encoded = base.encode_images(torch.stack([pair.image for pair in pairs]))
+    latents = torch.stack([encoded.mean, encoded.log_variance], dim=1).half()
+    for number, (pair, row) in enumerate(zip(pairs, latents, strict=True), start=start):
+        if not row.isfinite().all():
+            raise CheckpointError(
+                found=f"latents of {pair.name or f'pair {number}'} that are not finite in float16, from the "
+                f"autoencoder of {base.place}",
+                expected="latents with a standard deviation of about 1",
+                do="use a base whose autoencoder is sound; no pair is kept",
+            )
+    return latents
+
+
+def _encoded_before(cache: Path, chunk: int) -> list[str]:
     """The captions of the pairs in an unfinished cache, which is cut off after its last whole chunk."""
     latents, captions = cache / LATENTS, cache / CAPTIONS
     try:
@@ -200,7 +222,7 @@ def _encoded_before(cache: Path) -> list[str]:
             shape, _, dtype = np.lib.format.read_array_header_1_0(file)
             header, row = file.tell(), dtype.itemsize * math.prod(shape[1:])
             whole = min((latents.stat().st_size - header) // row, sum(line.endswith("\n") for line in lines))
-            whole -= whole % CHUNK
+            whole -= whole % chunk
             file.truncate(header + whole * row)
     except (FileNotFoundError, ValueError):  # interrupted before the first chunk
         latents.unlink(missing_ok=True)
@@ -218,9 +240,23 @@ def _encode_captions(base: Base, captions: list[str], size: tuple[int, int], cac
     with _ArrayFile(contexts_path, len(captions)) as contexts, _ArrayFile(vectors_path, len(captions)) as vectors:
         for start in range(0, len(captions), CHUNK):
             text = base.encode_text(captions[start : start + CHUNK], size)
+            _check_finite(base, captions[start : start + CHUNK], text)
             contexts.append(text.context.float())
             if text.y is not None:
                 vectors.append(text.y.float())
+
+
+def _check_finite(base: Base, captions: Sequence[str], text: TextEmbeddings) -> None:
+    """Check that captions are embedded as finite numbers."""
+    for row, caption in enumerate(captions):
+        one = text[row : row + 1]
+        if not one.context.isfinite().all() or (one.y is not None and not one.y.isfinite().all()):
+            raise CheckpointError(
+                found=f"an embedding of the caption {caption!r} that is not finite, from the text encoders of "
+                f"{base.place} in {base.dtype}",
+                expected="finite numbers",
+                do="load the base in float32, or use one whose text encoders are sound; no pair is kept",
+            )
 
 
 class _ArrayFile:

@@ -20,11 +20,13 @@ class Pair:
         image: (3, H, W) float32 in [0, 1], the picture.
         hint: (C, H, W) float32 in [0, 1], the image that steers.
         caption: A description of the picture.
+        name: What messages call it, such as the picture's file; empty if it has no name.
     """
 
     image: Tensor
     hint: Tensor
     caption: str
+    name: str = ""
 
 
 class PairDataset(Protocol):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -38,7 +39,7 @@ class ShuffledHints:
     def __getitem__(self, index: int) -> Pair:
         """Return pair `index` with its wrong hint."""
         pair = self.dataset[index]
-        return Pair(pair.image, self.dataset[self.hint_index(index)].hint, pair.caption)
+        return replace(pair, hint=self.dataset[self.hint_index(index)].hint)
 
     def hints(self, indices: Sequence[int]) -> Tensor:
         """Return the wrong hints of many pairs, (N, C, H, W) in [0, 1]."""

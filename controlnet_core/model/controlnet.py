@@ -140,6 +140,11 @@ class ControlNet(nn.Module):
             self.initialise(torch.Generator().manual_seed(0))
 
     @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of its weights."""
+        return next(self.parameters()).dtype
+
+    @property
     def family(self) -> str:
         """The name of the model family it is for."""
         return self.config.family
@@ -168,6 +173,7 @@ class ControlNet(nn.Module):
         hint_encoder: HintEncoderKind = "reference",
         *,
         seed: int = 0,
+        dtype: torch.dtype | None = None,
     ) -> ControlNet:
         """Start as the paper does: a strict copy of the UNet's encoder, and zero convolutions.
 
@@ -176,14 +182,14 @@ class ControlNet(nn.Module):
             hint_channels: Channels of the hint image.
             hint_encoder: "reference" or "paper".
             seed: Draws the hint encoder's weights, the only ones that are not copied or zero.
+            dtype: The net's dtype; None takes the UNet's.
 
         Returns:
-            A net on the UNet's device and of its dtype that changes no bit of what the UNet predicts.
+            A net on the UNet's device that changes no bit of what the UNet predicts.
         """
-        parameter = next(unet.parameters())
         net = cls(unet.config, hint_channels, hint_encoder, device="meta", dtype=torch.float32)
         net.to_empty(device="cpu").initialise(torch.Generator().manual_seed(seed))
-        net.to(parameter.device, parameter.dtype)
+        net.to(next(unet.parameters()).device, dtype or unet.dtype)
         net.encoder.load_state_dict(unet.encoder.state_dict())
         return net
 

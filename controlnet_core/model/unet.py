@@ -112,6 +112,11 @@ class UNet(nn.Module):
         self.encoder = Encoder(config, layers)
         self.decoder = Decoder(config, layers)
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of its weights."""
+        return next(self.parameters()).dtype
+
     def encode(self, x: Tensor, timesteps: Tensor, context: Tensor, y: Tensor | None = None) -> Features:
         """Run the encoder; arguments as in `forward`."""
         embedding = self.encoder.embed(timesteps, y, x.dtype)

@@ -41,6 +41,8 @@ TRUNK: Mapping[str, object] = MappingProxyType(
 )
 """The settings of a trunk. A setting that was added later is left out at the value given here, which stands for the
 behaviour before it existed, so that adding it renames no run."""
+COMPUTE_DTYPE, USUAL_DTYPE = "compute_dtype", "float32"
+"""What the base's UNet computes in; a trunk leaves out the usual one."""
 BRANCH = ("steps", "cool_down_steps")
 """The settings in which two runs of one trunk differ."""
 WITHOUT_EFFECT = ("checkpoint_every", "evaluation", "device", "out")
@@ -59,7 +61,9 @@ def trunk_of(settings: TrainSettings, base: Base, dataset: PairDataset) -> Trunk
     if settings.start_from is not None:
         values["start_from"] = _start_digest(settings.start_from)
     counted = {name: value for name, value in values.items() if TRUNK[name] is ALWAYS or value != TRUNK[name]}
-    return {"base": base.fingerprint, "data": dataset.fingerprint, **counted}
+    dtype = str(base.dtype).removeprefix("torch.")
+    computed = {} if dtype == USUAL_DTYPE else {COMPUTE_DTYPE: dtype}
+    return {"base": base.fingerprint, "data": dataset.fingerprint, **computed, **counted}
 
 
 def run_name(trunk: Trunk, settings: TrainSettings) -> str:
@@ -70,9 +74,9 @@ def run_name(trunk: Trunk, settings: TrainSettings) -> str:
 
 def differences(trunk: Trunk, other: Trunk) -> list[str]:
     """What a trunk has in place of another's, in phrases such as "learning_rate 0.001 instead of 0.01"."""
-    phrases = []
+    phrases, left_out = [], {**TRUNK, COMPUTE_DTYPE: USUAL_DTYPE}
     for name in sorted({*trunk, *other}):
-        value, other_value = (values.get(name, TRUNK.get(name)) for values in (trunk, other))
+        value, other_value = (values.get(name, left_out.get(name)) for values in (trunk, other))
         if value != other_value and name in ("base", "data", "start_from"):
             phrases.append({"base": "another base", "data": "other data", "start_from": "another start"}[name])
         elif value != other_value:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Generator
 
+import torch
+
 from ..base import Base
 from ..data.cache import encode_dataset
 from ..data.dataset import PairDataset, Progress
@@ -42,6 +44,9 @@ def train(
     `train` resumes from it, bit for bit. A new run starts from the furthest checkpoint of another run that lies on its
     path (see `find_run`). All of torch's modes are entered and left between two items.
 
+    The base computes in the dtype of its UNet, the net in float32. Once all pairs are encoded, the base's autoencoder
+    and text encoders are on the CPU, but for evaluations, until the run ends or is closed.
+
     Arguments:
         settings: The run's settings.
         base: The locked base.
@@ -55,7 +60,8 @@ def train(
         is read back.
 
     Raises:
-        CheckpointError: If the net to start from cannot be read.
+        CheckpointError: If the net to start from cannot be read, or the base encodes a pair to numbers that are not
+            finite.
         FamilyMismatchError: If the net to start from has other sizes than this one.
         HintError: If hints without three channels are to be shown as latents.
         SettingError: If there is no net to start from.
@@ -71,6 +77,17 @@ def train(
     checkpoint, lines = resume(run, folder)
     trainer = opened_trainer(settings, base, dataset, checkpoint, lambda done, total: listen(Fitting(done, total)))
     record = Record(folder, trainer, lines, validation, listen)
+    with base.encoders_on("cpu"):  # a step needs none of them
+        yield from _steps(settings, trainer, batches, record)
+    net = trainer.averaged_net()
+    save_controlnet(net, folder.net_path, metadata=provenance(run, folder))
+    return net
+
+
+def _steps(
+    settings: TrainSettings, trainer: Trainer, batches: Batches, record: Record
+) -> Generator[StepReport, None, None]:
+    """The steps that are left, with their evaluations and checkpoints."""
     try:
         if record.lacks_evaluation:
             yield record.add(record.evaluated(StepReport(trainer.step, None, 0.0, 0.0)))
@@ -85,9 +102,6 @@ def train(
     except GeneratorExit:
         record.save()
         raise
-    net = trainer.averaged_net()
-    save_controlnet(net, folder.net_path, metadata=provenance(run, folder))
-    return net
 
 
 def opened_trainer(
@@ -120,14 +134,16 @@ def opened_trainer(
 
 
 def initial_net(settings: TrainSettings, base: Base, dataset: PairDataset) -> ControlNet:
-    """The net before its first step: a copy of the base's encoder, or the net that `start_from` names.
+    """The net before its first step, in float32: a copy of the base's encoder, or the net that `start_from` names.
 
     Raises:
         CheckpointError: If the net to start from cannot be read.
         FamilyMismatchError: If it has other sizes than a net for this base, these hints and this hint encoder.
     """
     hint_channels = len(dataset.hints([0])[0])
-    net = ControlNet.from_unet(base.unet, hint_channels, settings.hint_encoder, seed=settings.seed)
+    net = ControlNet.from_unet(
+        base.unet, hint_channels, settings.hint_encoder, seed=settings.seed, dtype=torch.float32
+    )
     if settings.start_from is None:
         return net
     start = load_controlnet(start_file(settings.start_from), device=base.device)

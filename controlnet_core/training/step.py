@@ -108,9 +108,10 @@ class Trainer:
         self.optimizer.load_state_dict({"state": state, "param_groups": self.optimizer.state_dict()["param_groups"]})
 
     def evaluated(self, report: StepReport, validation: Validation, progress: Progress) -> StepReport:
-        """Add an evaluation of the moving average of the weights to a report."""
+        """Add an evaluation of the moving average of the weights to a report; it fetches the base's encoders."""
         started = time.perf_counter()
-        with self.average.applied_to(self.net), torch.no_grad():
+        on_device = self.base.encoders_on(self.base.device)
+        with on_device, self.average.applied_to(self.net), torch.no_grad():
             evaluation = validation.evaluate(self.net, progress)
         return replace(report, evaluation=evaluation, evaluation_seconds=time.perf_counter() - started)
 

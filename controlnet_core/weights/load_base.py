@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from ..base import Base
-from ..config import Family
+from ..config import Family, UNetConfig
 from ..model.autoencoder import Autoencoder
 from ..model.text_encoder import TextEncoder
 from ..model.unet import UNet
@@ -25,7 +25,10 @@ from .parts.base_in_folder import base_in_folder, is_base_folder
 from .parts.base_parts import BaseParts
 from .parts.part import Config, Part
 from .safetensors_file import open_tensor_file
+from .source import numbers_by_dtype
 
+COMPUTED = ("float32", "float16", "bfloat16")
+"""The dtypes that a base computes in."""
 TINY_FOLDER = Path(__file__).parent.parent / "toy"
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -47,7 +50,8 @@ def load_base(
     Arguments:
         path: A safetensors file in the LDM layout or a diffusers folder; "tiny" is the small base of this package.
         device: Where to put it; the CPU by default.
-        dtype: Its dtype; None keeps the file's, but float32 for the small base.
+        dtype: The dtype of UNet and text encoders; None takes that of most of the file's UNet, but float32 for the
+            small base. The autoencoder is always in float32.
         tokenizer: A folder with CLIP's vocab.json and merges.txt; None looks beside the file and in the hub's cache.
 
     Raises:
@@ -89,22 +93,23 @@ def build_base(
         parts: The models.
         tokenizer: A folder with CLIP's vocab.json and merges.txt.
         device: Where to put it; the CPU by default.
-        dtype: Its dtype; None keeps that of the parts.
+        dtype: The dtype of UNet and text encoders; None takes that of most of the UNet's part.
 
     Raises:
         TokenizerError: If there is no tokenizer, or another one than the text encoders'.
     """
     family = parts.family
     tokenizers = tuple(PromptTokenizer(tokenizer, config) for config in family.text_encoders)
+    computed = dtype or _main_dtype(parts.unet)
 
-    def loaded(module: Module, part: Part[Config]) -> Module:
+    def loaded(module: Module, part: Part[Config], dtype: torch.dtype = computed) -> Module:
         module.load_state_dict(part.state_dict(device=device, dtype=dtype), assign=True)
         module.requires_grad_(False)
         return module.train(False)
 
     text_encoders = zip(family.text_encoders, parts.text_encoders, strict=True)
     unet = loaded(UNet(family.unet, device="meta"), parts.unet)
-    autoencoder = loaded(Autoencoder(family.autoencoder, device="meta"), parts.autoencoder)
+    autoencoder = loaded(Autoencoder(family.autoencoder, device="meta"), parts.autoencoder, torch.float32)
     texts = tuple(loaded(TextEncoder(config, device="meta"), part) for config, part in text_encoders)
     return Base(
         family=family,
@@ -115,7 +120,15 @@ def build_base(
         schedule=parts.schedule,
         prediction=family.prediction,
         fingerprint=_fingerprint(family, parts.schedule, (unet, autoencoder, *texts)),
+        place=parts.place,
     )
+
+
+def _main_dtype(unet: Part[UNetConfig]) -> torch.dtype:
+    """The dtype of most of a UNet's numbers: files mix several, and layers of different ones do not fit each other."""
+    counts = numbers_by_dtype(unet.source, unet.prefix)
+    dtype: torch.dtype = getattr(torch, max(COMPUTED, key=lambda name: counts[name]))
+    return dtype
 
 
 def _fingerprint(family: Family, schedule: NoiseSchedule, modules: tuple[nn.Module, ...]) -> str:

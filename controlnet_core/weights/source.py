@@ -78,9 +78,10 @@ class CopiedTensors(Mapping[str, Tensor]):
         return len(self.names)
 
 
-def numbers_by_dtype(source: WeightSource) -> Counter[str]:
-    """How many numbers a source holds of each dtype."""
+def numbers_by_dtype(source: WeightSource, prefix: str = "") -> Counter[str]:
+    """How many numbers a source holds of each dtype, in the tensors whose names start with `prefix`."""
     counts: Counter[str] = Counter()
     for name, shape in source.shapes.items():
-        counts[source.dtypes[name]] += math.prod(shape)
+        if name.startswith(prefix):
+            counts[source.dtypes[name]] += math.prod(shape)
     return counts

@@ -21,7 +21,7 @@ from controlnet_core.data.shuffled import ShuffledHints
 from controlnet_core.model.controlnet import ControlNet
 from controlnet_core.toy.shapes_dataset import ShapesDataset
 from controlnet_core.training import identity
-from controlnet_core.training.identity import BRANCH, TRUNK, WITHOUT_EFFECT, run_name, trunk_of
+from controlnet_core.training.identity import BRANCH, TRUNK, WITHOUT_EFFECT, differences, run_name, trunk_of
 from controlnet_core.training.settings import EvaluationSettings, TrainSettings
 from controlnet_core.weights.load_base import load_base
 from controlnet_core.weights.save import save_controlnet
@@ -81,6 +81,16 @@ def test_what_changes_no_net_renames_no_run(change: dict[str, Any]) -> None:
 )
 def test_what_changes_the_net_renames_the_run(change: dict[str, Any]) -> None:
     assert name_of(PLAIN.model_copy(update=change)) != name_of(PLAIN)
+
+
+def test_the_dtype_that_the_base_computes_in_names_the_run() -> None:
+    names, trunks = [], []
+    for dtype in (torch.float32, torch.float16, torch.bfloat16):
+        trunks.append(trunk_of(PLAIN, small_base().to(dtype=dtype), PAIRS))
+        names.append(run_name(trunks[-1], PLAIN))
+    assert len(set(names)) == 3 and names[0] == name_of(PLAIN)
+    assert differences(trunks[1], trunks[0]) == ["compute_dtype float16 instead of float32"]
+    assert differences(trunks[0], trunks[2]) == ["compute_dtype float32 instead of bfloat16"]
 
 
 def test_a_setting_that_is_added_with_what_was_done_before_renames_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional
 
+from controlnet_core import objective
 from controlnet_core.base import TextEmbeddings
 from controlnet_core.config import Prediction, UNetConfig
 from controlnet_core.control.stack import Control, ControlStack
@@ -103,6 +104,31 @@ def test_skipping_the_locked_encoders_graph_changes_no_gradient(prediction: Pred
     pairs = zip((loss, *gradients), (naive, *naive_gradients), strict=True)
     worst = max(((a - b).abs().max() / b.abs().max()).item() for a, b in pairs)
     assert worst <= 1e-10, f"largest relative error {worst}"
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_a_locked_base_in_half_precision_gives_the_same_gradients(
+    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where gradients are so small that float16 rounds them to zero, as the mean over a large picture's are."""
+    unet, net = randomised(UNet(WIDE), seed=1).requires_grad_(False), randomised(ControlNet(WIDE), seed=2)
+    unet.get_parameter("decoder.output_convolution.weight").mul_(1e-3)
+    half, given = copy.deepcopy(unet).to(dtype), make_batch(WIDE)
+
+    def gradients(base: UNet) -> Tensor:
+        loss = control_loss(base, net, given, SCHEDULE, "eps")
+        assert loss.dtype == torch.float32
+        return torch.cat([one.flatten() for one in torch.autograd.grad(loss, list(net.parameters()))])
+
+    def error(base: UNet) -> float:
+        return float((gradients(base) - wanted).norm() / wanted.norm())
+
+    wanted, rounding = gradients(unet), torch.finfo(dtype).eps
+    found = error(half)
+    monkeypatch.setattr(objective, "_gradient_scale", lambda *given: 1.0)
+    print(f"\n{dtype}: {found:.1e} from float32; {error(half):.1e} where the gradient is not scaled")
+    assert found <= 8 * rounding
+    assert dtype == torch.bfloat16 or error(half) > 2 * found, "nothing is lost, so the test shows nothing"
 
 
 @torch.no_grad()

@@ -31,10 +31,15 @@ def write_small_base(folder: Path) -> Path:
         autoencoder=randomised(Autoencoder(FAMILY.autoencoder)).state_dict(),
         text_encoders=[randomised(TextEncoder(TEXT)).state_dict()],
     )
+    write_tokenizer(folder)
+    return path
+
+
+def write_tokenizer(folder: Path) -> None:
+    """Write the tokenizer that knows single letters into a base's folder."""
     letters = sorted(ByteLevel.alphabet())
     tokens = [*letters, *(letter + WORD_END for letter in letters), START, END]
     (folder / "tokenizer").mkdir()
     vocabulary = {token: number for number, token in enumerate(tokens)}
     (folder / "tokenizer" / "vocab.json").write_text(json.dumps(vocabulary), encoding="utf-8")
     (folder / "tokenizer" / "merges.txt").write_text("#version: 0.2\n", encoding="utf-8")
-    return path

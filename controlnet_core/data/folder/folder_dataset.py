@@ -131,7 +131,8 @@ class FolderDataset:
                 do=UNEQUAL.do,
             )
         fitted = self._fitted(image)
-        return Pair(fitted[0], self._hint(files, fitted, image.shape[-2:])[0], files.caption or "")
+        hint = self._hint(files, fitted, image.shape[-2:])[0]
+        return Pair(fitted[0], hint, files.caption or "", str(files.image))
 
     def hints(self, indices: Sequence[int]) -> Tensor:
         """Read or make the hints of many pairs, (N, 3, H, W) in [0, 1].
