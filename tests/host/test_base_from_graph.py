@@ -77,7 +77,7 @@ class Bases(Builder):
         ("sdxl", True, ()),
     ],
 )
-@pytest.mark.filterwarnings("ignore:.*does not heed")
+@pytest.mark.filterwarnings("ignore:.*ignores in such a file")
 def test_a_base_of_the_graph_is_that_of_its_file(
     host: Host,
     checkpoints: dict[str, Path],

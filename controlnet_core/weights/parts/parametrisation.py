@@ -70,12 +70,12 @@ def file_parametrisation(source: WeightSource, unet: Part[UNetConfig]) -> Parame
     if prediction != assumed:
         notes.append(
             f"{source.place} says that it predicts {WORDS[prediction]}, but ComfyUI's loader takes it for one that "
-            f"predicts {WORDS[assumed]}: in a graph, put ModelSamplingDiscrete behind the loader"
+            f"predicts {WORDS[assumed]}: in a graph, put ModelSamplingDiscrete after the loader"
         )
     if unread:
         notes.append(
-            f"{source.place} holds {' and '.join(unread)}, which ComfyUI's loader does not heed in such a file, nor "
-            f"does this package: it is taken to predict {WORDS[prediction]}, with Stable Diffusion's own noise levels"
+            f"{source.place} holds {' and '.join(unread)}, which ComfyUI's loader ignores in such a file, as this "
+            f"package does: the base is taken to predict {WORDS[prediction]}, with Stable Diffusion's own noise levels"
         )
     return Parametrisation(prediction, schedule.with_zero_terminal_snr() if rescaled else schedule, tuple(notes))
 

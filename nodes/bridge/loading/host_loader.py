@@ -1,4 +1,4 @@
-"""ComfyUI's own loader of ControlNets; what it gives is looked at before it is handed out."""
+"""ComfyUI's own loader of ControlNets; what it gives is checked before it is handed on."""
 
 from __future__ import annotations
 
@@ -22,6 +22,8 @@ DIFFUSERS_SIGN = "controlnet_cond_embedding.conv_in.weight"
 """From weights that hold this, ComfyUI's loader takes out what it uses."""
 NAMED = 3
 """How many keys an error names."""
+LISTENING = threading.Lock()
+"""Two loads at once would each put back what the other has put in place."""
 
 
 def load_by_host(source: WeightSource, reason: CheckpointError, pooled: bool) -> tuple[HostControlNet, str]:
@@ -33,7 +35,7 @@ def load_by_host(source: WeightSource, reason: CheckpointError, pooled: bool) ->
         pooled: Whether residuals are averaged over the picture.
 
     Returns:
-        The net, and what its loader left without a value, as a phrase, which is mostly empty.
+        The net, and what its loader left without a value, as a phrase; usually empty.
 
     Raises:
         CheckpointError: If the loader knows no such net, or takes it for a plain ControlNet that it is not.
@@ -74,7 +76,6 @@ def _counted(words: str, keys: list[str]) -> str:
 @contextmanager
 def _key_reports() -> Iterator[list[Any]]:
     """What the modules that this thread loads report about keys, which ComfyUI's loader drops or only logs."""
-    original = torch.nn.Module.load_state_dict
     thread = threading.get_ident()
     reports: list[Any] = []
 
@@ -84,8 +85,10 @@ def _key_reports() -> Iterator[list[Any]]:
             reports.append(report)
         return report
 
-    torch.nn.Module.load_state_dict = reporting  # type: ignore[method-assign, assignment]
-    try:
-        yield reports
-    finally:
-        torch.nn.Module.load_state_dict = original  # type: ignore[method-assign]
+    with LISTENING:
+        original = torch.nn.Module.load_state_dict
+        torch.nn.Module.load_state_dict = reporting  # type: ignore[method-assign, assignment]
+        try:
+            yield reports
+        finally:
+            torch.nn.Module.load_state_dict = original  # type: ignore[method-assign]
