@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from ..errors import CheckpointError
 from .facts import json_object, shortened
-from .keymap import Shape
 from .layouts.kinds import matches_any
-from .source import CopiedTensors, WeightSource
+from .source import ComputedWeights, WeightSource
 
 SCALES = ("weight_scale", "scale_weight")
 """What stands in place of a layer's `weight` for the scale of it, in today's files and in earlier ones."""
@@ -39,50 +37,8 @@ EXPECTED = "weights in float32, float16, bfloat16 or float8, or in 8 bits with o
 DO = "fetch the net in half precision"
 
 
-@dataclass(frozen=True)
-class Dequantised:
-    """A source whose scaled weights are multiplied out when they are read, in the dtype of its other weights.
-
-    Attributes:
-        source: The source as it is stored.
-        layers: The scaled layers, by the name of the weight: the name of its scale, and its format if stated.
-        shapes: The shape of each tensor but the scales.
-        dtypes: The dtype of each, as they are read.
-    """
-
-    source: WeightSource
-    layers: Mapping[str, tuple[str, str | None]]
-    shapes: dict[str, Shape]
-    dtypes: dict[str, str]
-
-    @property
-    def place(self) -> str:
-        """Where the source is, for messages."""
-        return self.source.place
-
-    @property
-    def metadata(self) -> dict[str, str]:
-        """The metadata of the source."""
-        return self.source.metadata
-
-    @contextmanager
-    def tensors(
-        self, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
-    ) -> Iterator[Mapping[str, Tensor]]:
-        """Give copies of the tensors, each made when it is asked for; arguments as `WeightSource.tensors`."""
-        with self.source.tensors() as stored:
-
-            def original(name: str) -> Tensor:
-                if name not in self.layers:
-                    return stored[name]
-                scale, kind = self.layers[name]
-                return _multiplied(stored[name], stored[scale], kind).to(getattr(torch, self.dtypes[name]))
-
-            yield CopiedTensors(tuple(self.shapes), original, device, dtype)
-
-
 def dequantised(source: WeightSource) -> WeightSource:
-    """The source with its scaled weights multiplied out; the source itself if it has none.
+    """The source with its scaled weights multiplied out, in the dtype of its other weights; itself if it has none.
 
     Raises:
         CheckpointError: If it has weights that are no numbers to compute with: of a format that is not read, or whole
@@ -100,11 +56,26 @@ def dequantised(source: WeightSource) -> WeightSource:
     for name, dtype in dtypes.items():
         if name.endswith((".weight", ".bias")) and not dtype.startswith(("float", "bfloat")):
             raise CheckpointError(f"{dtype} weights without a scale in {source.place} ({name})", EXPECTED, DO)
-    return Dequantised(source, layers, {name: source.shapes[name] for name in names}, dtypes) if layers else source
+    if not layers:
+        return source
+
+    @contextmanager
+    def opened() -> Iterator[Callable[[str], Tensor]]:
+        with source.tensors() as stored:
+
+            def multiplied(name: str) -> Tensor:
+                if name not in layers:
+                    return stored[name]
+                scale, kind = layers[name]
+                return _multiplied(stored[name], stored[scale], kind).to(getattr(torch, dtypes[name]))
+
+            yield multiplied
+
+    return ComputedWeights(source, {name: source.shapes[name] for name in names}, dtypes, opened)
 
 
 def _scaled_layers(source: WeightSource) -> dict[str, tuple[str, str | None]]:
-    """The scaled layers of a source, as `Dequantised` keeps them."""
+    """The scaled layers of a source, by the name of the weight: the name of its scale, and its format if stated."""
     found: dict[str, tuple[str, str | None]] = {}
     formats = _formats(source)
     for name, shape in source.shapes.items():

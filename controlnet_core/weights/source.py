@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from .keymap import Shapes
+from .keymap import Shape, Shapes
 
 
 class WeightSource(Protocol):
@@ -76,6 +77,41 @@ class CopiedTensors(Mapping[str, Tensor]):
 
     def __len__(self) -> int:
         return len(self.names)
+
+
+@dataclass(frozen=True)
+class ComputedWeights:
+    """A source whose tensors are computed from those of another, each when it is asked for.
+
+    Attributes:
+        source: The other, whose place and metadata are its own.
+        shapes: The shape of each tensor.
+        dtypes: The dtype of each.
+        opened: Opens what the tensors are computed from; gives the tensor of a name.
+    """
+
+    source: WeightSource
+    shapes: dict[str, Shape]
+    dtypes: dict[str, str]
+    opened: Callable[[], AbstractContextManager[Callable[[str], Tensor]]]
+
+    @property
+    def place(self) -> str:
+        """Where the source is, for messages."""
+        return self.source.place
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """The metadata of the source."""
+        return self.source.metadata
+
+    @contextmanager
+    def tensors(
+        self, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+    ) -> Iterator[Mapping[str, Tensor]]:
+        """Give copies of the tensors; arguments as `WeightSource.tensors`."""
+        with self.opened() as original:
+            yield CopiedTensors(tuple(self.shapes), original, device, dtype)
 
 
 def numbers_by_dtype(source: WeightSource, prefix: str = "") -> Counter[str]:

@@ -197,7 +197,7 @@ def test_sides_taken_apart_before_a_net_was_asked_are_unknown(extension: Extensi
     cond = {"c_crossattn": noise(1, 5, 128, seed=4), sides.KEY: marks}
     found = configured.get_control(noise(1, 4, 8, 8, seed=3), torch.full((1,), 2.0), cond, 1, {"cond_or_uncond": [1]})
     assert found["output"][0].any()
-    assert sides.SIDE_UNKNOWN in configured.run.warned
+    assert sides.SIDE_UNKNOWN in configured.run.warnings.shown
 
 
 def test_blocks_without_weight_are_none_and_keep_their_place(extension: Extension, net: HostObject) -> None:

@@ -169,6 +169,18 @@ def test_hints_of_other_channels_reach_a_native_net_as_it_reads_them(
     assert native.hints is not None and torch.equal(native.hints, image.movedim(-1, 1)[:, expected])
 
 
+@pytest.mark.parametrize(
+    ("side", "acting"), [("curve's own", "conditional"), ("both", "both"), ("unconditional", "unconditional")]
+)
+def test_a_native_net_with_averaged_residuals_acts_on_the_positive_side_unless_told_otherwise(
+    side: str, acting: str, extension: Extension
+) -> None:
+    sides = {"positive": conditioning(), "negative": conditioning()}
+    native = NativeNet(global_average_pooling=True)
+    (positive, _) = extension.run("ApplyControlNet", control_net=native, image=IMAGE, side=side, **WINDOW, **sides)
+    assert positive[0][1]["control"].application.acting_side == acting
+
+
 @pytest.mark.parametrize(("read", "given"), [(3, 2), (4, 3), (4, 2)])
 def test_too_few_channels_are_an_error(read: int, given: int, extension: Extension) -> None:
     errors = extension.module("controlnet_core.errors")

@@ -20,7 +20,7 @@ OURS = (CoreControlNet, WeightedControl)
 
 
 def configured(net: HostControlNet, application: Application, node_id: str | None) -> HostControlNet:
-    """A copy of a CONTROL_NET with the curve and side of an application; a native net that needs neither is returned.
+    """A copy of a CONTROL_NET with the curve and side of an application; a native net given neither is returned.
 
     Arguments:
         net: The net, from any loader.
@@ -36,7 +36,7 @@ def configured(net: HostControlNet, application: Application, node_id: str | Non
         application.block_factors(net.net.block_levels, latent_height=1)
         copied.curve, copied.side, copied.node_id = application.curve, application.side, node_id
         return copied
-    if application.curve == "flat" and application.acting_side == "both":
+    if application.curve == "flat" and application.side is None:
         return net
     return weighted(net.copy(), Weighting(application, node_id))
 

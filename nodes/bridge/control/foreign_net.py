@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any
 
@@ -16,10 +16,9 @@ from torch import Tensor
 from ....controlnet_core.config import BlockLevels
 from ....controlnet_core.control.application import Application, Window
 from ....controlnet_core.control.curves import block_weights
-from ..host.messages import warn
 from ..host.types import HostControlNet, HostModel
 from .host_residuals import HostResiduals, added
-from .notes import run_notes
+from .notes import RunWarnings
 from .residual_hook import previous_residuals
 from .rows import Rows, rows_of
 from .sides import SIDE_UNKNOWN, Applied, BatchMarks, GuidanceSides, read_marks
@@ -38,21 +37,18 @@ class Weighting:
         node_id: The node that shows warnings; None is the one that samples.
         applied: The sides of guidance it was applied on, if our nodes applied it.
         sides: Finds the sides of the current sampling, or of the last one.
-        warned: The warnings that were shown.
-        begun: Whether the net was asked for residuals.
+        warnings: What it warns of.
     """
 
     application: Application
     node_id: str | None
     applied: Applied | None = None
     sides: GuidanceSides = field(init=False)
-    warned: set[str] = field(default_factory=set)
-    begun: bool = False
+    warnings: RunWarnings = field(init=False)
 
-    def begin(self) -> None:
-        """Begin a sampling."""
-        self.sides = GuidanceSides(self.applied)
-        self.warned, self.begun = set(), False
+    def begin(self, name: str) -> None:
+        """Begin a sampling; warnings call the net `name`."""
+        self.sides, self.warnings = GuidanceSides(self.applied), RunWarnings(name, self.node_id)
 
     def copy(self) -> Weighting:
         """The same weighting, outside a sampling."""
@@ -82,8 +78,10 @@ class WeightedControl(Net):
 
     @property
     def application(self) -> Application:
-        """How it is applied."""
-        return self.weighting.application
+        """How it is applied: with pooled residuals on the conditional side, as ours, unless told otherwise."""
+        application = self.weighting.application
+        pooled = application.side is None and getattr(self, "global_average_pooling", False)
+        return replace(application, side="conditional") if pooled else application
 
     def copy(self) -> WeightedControl:
         """A copy to be configured on its own."""
@@ -92,7 +90,7 @@ class WeightedControl(Net):
     def pre_run(self, model: HostModel, percent_to_timestep_function: Callable[[float], float]) -> None:
         """Begin a sampling."""
         super().pre_run(model, percent_to_timestep_function)
-        self.weighting.begin()
+        self.weighting.begin(_plain_class(type(self)).__name__)
         self.cond_hint = None  # an interrupted sampling leaves its own, of other tiles or fewer pictures
 
     def get_control(
@@ -102,10 +100,8 @@ class WeightedControl(Net):
         marks = read_marks(cond, transformer_options)
         step = (x_noisy, t, cond, batched_number, transformer_options)
         rows = rows_of(len(x_noisy), batched_number, transformer_options)
-        if not self.weighting.begun:
-            self.weighting.begun = True
-            window = Window(*map(float, self.timestep_range))
-            self._warn(run_notes(self, window, x_noisy, rows, transformer_options))
+        window = Window(*map(float, self.timestep_range))
+        self.weighting.warnings.begin(self, window, x_noisy, rows, transformer_options)
         previous = previous_residuals(self, *step)
         acting = self._acting(marks, transformer_options, batched_number)
         if not any(acting):
@@ -137,7 +133,7 @@ class WeightedControl(Net):
         side, known = self.application.acting_side, self.weighting.sides.of_parts(marks, transformer_options, parts)
         if side == "both" or known is None:
             if side != "both":
-                self._warn([SIDE_UNKNOWN])
+                self.weighting.warnings.show(SIDE_UNKNOWN)
             return [True] * parts
         return [part == side for part in known]
 
@@ -146,7 +142,7 @@ class WeightedControl(Net):
         tensors = [residual for items in control.values() for residual in items if residual is not None]
         if any(residual.ndim != 4 for residual in tensors):
             if self.application.curve != "flat":
-                self._warn([NO_RESOLUTIONS])
+                self.weighting.warnings.show(NO_RESOLUTIONS)
             factors = {place: [1.0] * len(items) for place, items in control.items()}
         else:
             factors = self._factors(control, latent_height)
@@ -170,13 +166,6 @@ class WeightedControl(Net):
         *weights, middle = block_weights(self.application.curve, blocks, latent_height)
         others = {name: [1.0] * len(items) for name, items in control.items()}
         return {**others, "middle": [middle] * len(middles), place: weights[::order]}
-
-    def _warn(self, notes: Sequence[str]) -> None:
-        """Show warnings that were not shown yet."""
-        for note in notes:
-            if note not in self.weighting.warned:
-                self.weighting.warned.add(note)
-                warn(f"{_plain_class(type(self)).__name__}: {note}", self.weighting.node_id)
 
 
 def weighted(net: HostControlNet, weighting: Weighting) -> WeightedControl:

@@ -17,13 +17,13 @@ from torch import Tensor
 from ....controlnet_core.control.application import Application, Window
 from ....controlnet_core.control.curves import Curve, Side
 from ....controlnet_core.control.step import GuidanceSide, StepInput, run_net
-from ....controlnet_core.errors import HintError
 from ....controlnet_core.model.controlnet import ControlNet
+from ..host.images import with_channels
 from ..host.messages import warn
 from ..host.types import HostControlNet, HostModel
 from ..loading.families import check_model
 from .host_residuals import HostResiduals, added, host_residuals
-from .notes import PIXELS_PER_LATENT, run_notes
+from .notes import PIXELS_PER_LATENT, RunWarnings
 from .rows import Rows, rows_of
 from .sides import SIDE_UNKNOWN, Applied, BatchMarks, GuidanceSides, read_marks
 
@@ -38,9 +38,8 @@ class HostRun:
         model_sampling: ComfyUI's noise schedule and scaling.
         window: The noise levels between which the net acts.
         sides: The sides of guidance.
-        embedded_hints: The encoded hints, by height and width of the latents and number of pictures.
-        begun: Whether the net was asked for residuals.
-        warned: The warnings that were shown.
+        embedded_hints: The encoded hints, by height, width and number of the pictures.
+        warnings: What it warns of.
         steps: How many steps fell into the window.
         forwards: How often the net ran.
     """
@@ -48,18 +47,10 @@ class HostRun:
     model_sampling: Any
     window: Window
     sides: GuidanceSides
+    warnings: RunWarnings
     embedded_hints: dict[tuple[int, int, int], Tensor] = field(default_factory=dict)
-    begun: bool = False
-    warned: set[str] = field(default_factory=set)
     steps: int = 0
     forwards: int = 0
-
-    def warn_once(self, control: CoreControlNet, notes: Sequence[str]) -> None:
-        """Show warnings that were not shown yet."""
-        for note in notes:
-            if note not in self.warned:
-                self.warned.add(note)
-                warn(f"{control.name}: {note}", control.node_id)
 
 
 class CoreControlNet(comfy.controlnet.ControlBase):
@@ -147,7 +138,8 @@ class CoreControlNet(comfy.controlnet.ControlBase):
         super().pre_run(model, percent_to_timestep_function)
         check_model(self.net, self.name, model)
         window = Window(*map(float, self.timestep_range))
-        self.run = HostRun(model.model_sampling, window, GuidanceSides(self.applied))
+        warnings = RunWarnings(self.name, self.node_id)
+        self.run = HostRun(model.model_sampling, window, GuidanceSides(self.applied), warnings)
         self.cond_hint = None  # an interrupted sampling leaves what a tiler has put there
 
     def cleanup(self) -> None:
@@ -175,9 +167,7 @@ class CoreControlNet(comfy.controlnet.ControlBase):
         if run is None:
             raise RuntimeError("get_control was called outside a sampling: pre_run comes first")
         rows = rows_of(len(x_noisy), batched_number, transformer_options)
-        if not run.begun:
-            run.begun = True
-            run.warn_once(self, run_notes(self, run.window, x_noisy, rows, transformer_options))
+        run.warnings.begin(self, run.window, x_noisy, rows, transformer_options)
         levels = self.net.block_levels
         factors = self.application.factors_at(float(t[0]), run.window, levels, x_noisy.shape[-2])
         if not factors:
@@ -200,7 +190,7 @@ class CoreControlNet(comfy.controlnet.ControlBase):
         if sides is not None:
             return side, tuple(sides)
         if side != "both":
-            run.warn_once(self, [SIDE_UNKNOWN])
+            run.warnings.show(SIDE_UNKNOWN)
         unknown: GuidanceSide = "conditional"
         return "both", (unknown,) * parts
 
@@ -256,16 +246,7 @@ class CoreControlNet(comfy.controlnet.ControlBase):
 
     def _readable(self, hints: Tensor) -> Tensor:
         """Hints with as many channels as the net reads."""
-        channels = self.net.hint_channels
-        if hints.shape[1] == 1:
-            return hints.expand(-1, channels, -1, -1)
-        if hints.shape[1] < channels:
-            raise HintError(
-                found=f"a hint with {hints.shape[1]} channels for {self.name}",
-                expected=f"{channels}",
-                do="use the image that belongs to this net",
-            )
-        return hints[:, :channels]
+        return with_channels(hints, self.net.hint_channels, f"{self.name},")
 
 
 def previous_residuals(control: HostControlNet, *step: object) -> HostResiduals | None:

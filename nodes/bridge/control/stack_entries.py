@@ -7,7 +7,8 @@ from typing import Any, NoReturn
 
 from torch import Tensor
 
-from ....controlnet_core.errors import HintError, SettingError
+from ....controlnet_core.errors import SettingError
+from ..host.images import with_channels
 from ..host.types import HostControlNet, HostStack
 
 StackEntry = tuple[HostControlNet, Tensor, float, float, float]
@@ -76,17 +77,7 @@ def hint_pixels(net: HostControlNet, hints: Tensor) -> Tensor:
     """
     pixels = hints.movedim(-1, 1)
     channels = _channels_read(net)
-    if channels is None or pixels.shape[1] == channels:
-        return pixels
-    if pixels.shape[1] == 1:
-        return pixels.expand(-1, channels, -1, -1)
-    if pixels.shape[1] < channels:
-        raise HintError(
-            found=f"a hint with {pixels.shape[1]} channels for a net that reads {channels}",
-            expected=f"{channels} channels, or 1",
-            do="use the image that belongs to this net",
-        )
-    return pixels[:, :channels]
+    return pixels if channels is None else with_channels(pixels, channels, "a net")
 
 
 def _channels_read(net: HostControlNet) -> int | None:
