@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -37,8 +37,18 @@ class Batch:
     text: TextEmbeddings
 
 
+LossWeighting = Literal["plain", "v", "min_snr"]
+MIN_SNR_GAMMA = 5.0
+"""The signal-to-noise ratio from which on errors of x0 count no more (Hang et al. 2023, section 3.4)."""
+
+
 def control_loss(
-    unet: UNet, net: ControlNet, batch: Batch, schedule: NoiseSchedule, prediction: Prediction
+    unet: UNet,
+    net: ControlNet,
+    batch: Batch,
+    schedule: NoiseSchedule,
+    prediction: Prediction,
+    weighting: LossWeighting = "plain",
 ) -> Tensor:
     """Mean squared error of the controlled prediction.
 
@@ -52,6 +62,7 @@ def control_loss(
         batch: What to train on.
         schedule: The base's noise schedule.
         prediction: What the base predicts.
+        weighting: How much each noise level counts, as in `loss_weights`.
 
     Returns:
         The loss, a number.
@@ -68,8 +79,32 @@ def control_loss(
         residuals = residuals.map(lambda residual: _scaled_gradient(residual, 1 / scale).to(unet.dtype))
     output = unet.decode(features, text.context, residuals)
     output = _scaled_gradient(output.to(torch.promote_types(output.dtype, torch.float32)), scale)
-    wanted = target(prediction, batch.latents, batch.noise, sigma)
-    return functional.mse_loss(output, wanted.to(output.dtype))
+    wanted = target(prediction, batch.latents, batch.noise, sigma).to(output.dtype)
+    if weighting == "plain":
+        return functional.mse_loss(output, wanted)
+    errors = functional.mse_loss(output, wanted, reduction="none").mean((1, 2, 3))
+    return (loss_weights(weighting, prediction, sigma).to(errors) * errors).mean()
+
+
+def loss_weights(weighting: LossWeighting, prediction: Prediction, sigma: Tensor) -> Tensor:
+    """What the squared error of the base's output is multiplied by.
+
+    With an error e of x0, the error of the noise is e / sigma and that of v is e * sqrt(1 + 1 / sigma**2).
+
+    Arguments:
+        weighting: "plain" is 1 (the paper: errors of what the base predicts). "v" counts errors of v, whatever the base
+            predicts. "min_snr" counts errors of x0 by the signal-to-noise ratio, 1 / sigma**2, but at most by 5
+            (Hang et al. 2023).
+        prediction: What the base predicts.
+        sigma: The noise levels, shape (B,).
+
+    Returns:
+        Factors, shape (B,).
+    """
+    if weighting == "plain":
+        return torch.ones_like(sigma)
+    of_x0 = 1 + sigma**-2 if weighting == "v" else (sigma**-2).clamp(max=MIN_SNR_GAMMA)
+    return of_x0 / (sigma**-2 if prediction == "eps" else 1 + sigma**-2)
 
 
 def _gradient_scale(dtype: torch.dtype, outputs: int) -> float:

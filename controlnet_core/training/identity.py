@@ -37,6 +37,7 @@ TRUNK: Mapping[str, object] = MappingProxyType(
         "seed": ALWAYS,
         "start_from": None,
         "hint_start": "zero",
+        "loss_weighting": "plain",
     }
 )
 """The settings of a trunk. A setting that was added later is left out at the value given here, which stands for the

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ..control.curves import Side
 from ..errors import SettingError
+from ..objective import LossWeighting
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
@@ -57,6 +58,11 @@ class TrainSettings(BaseModel):
         "zero",
         description='How the hint encoder starts: "zero", with its last convolution at zero (the paper), or "latents", '
         "fitted first to show the copy each hint as the base sees a picture.",
+    )
+    loss_weighting: LossWeighting = Field(
+        "plain",
+        description='How much each noise level counts: "plain", errors of what the base predicts (the paper), "v", '
+        'errors of v, or "min_snr" (Hang et al. 2023, gamma 5).',
     )
     seed: int = Field(0, ge=0, lt=2**63, description="Seeds every random draw.")
     checkpoint_every: Count = Field(500, description="Steps between two checkpoints.")

@@ -73,7 +73,10 @@ class Trainer:
             TrainingError: If the loss is not finite; the weights are those before the step.
         """
         started = time.perf_counter()
-        loss = control_loss(self.base.unet, self.net, batch, self.base.schedule, self.base.prediction)
+        base = self.base
+        loss = control_loss(
+            base.unet, self.net, batch, base.schedule, base.prediction, self.settings.loss_weighting
+        )
         loss.backward()
         norm = nn.utils.clip_grad_norm_(self.net.parameters(), self.settings.gradient_clip)
         if not torch.isfinite(loss) or not torch.isfinite(norm):

@@ -76,6 +76,7 @@ def test_what_changes_no_net_renames_no_run(change: dict[str, Any]) -> None:
         {"prompt_drop": 0.4},
         {"hint_encoder": "paper"},
         {"hint_start": "latents"},
+        {"loss_weighting": "v"},
         {"seed": 1},
     ],
 )

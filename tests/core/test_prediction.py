@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 from diffusers import DDPMScheduler
+from diffusers.training_utils import compute_snr
 
 from controlnet_core.config import Prediction
+from controlnet_core.objective import LossWeighting, loss_weights
 from controlnet_core.prediction import denoised, network_input, noised, target
 from controlnet_core.schedule import NoiseSchedule
 
@@ -68,3 +70,32 @@ def test_a_sigma_for_all_is_the_same_as_a_sigma_for_each(prediction: Prediction)
     ]
     worst = max(float((a - b).abs().max()) for a, b in pairs)
     assert worst < 1e-12, f"largest difference {worst}"
+
+
+@pytest.mark.parametrize("prediction", ["eps", "v"])
+def test_errors_weighted_as_v_are_errors_of_v(prediction: Prediction) -> None:
+    latents, noise, sigma = draws()
+    x, output = noised(latents, noise, sigma), torch.randn_like(noise)
+    errors = ((output - target(prediction, latents, noise, sigma)) ** 2).mean((1, 2, 3))
+    drawn = denoised(prediction, output, x, sigma)
+    drawn_noise = (x - drawn) / sigma.reshape(-1, 1, 1, 1)
+    errors_of_v = ((target("v", drawn, drawn_noise, sigma) - target("v", latents, noise, sigma)) ** 2).mean((1, 2, 3))
+    worst = float((loss_weights("v", prediction, sigma) * errors / errors_of_v - 1).abs().max())
+    assert worst < 1e-9, f"largest relative difference {worst}"
+    assert torch.equal(loss_weights("plain", prediction, sigma), torch.ones(3))
+
+
+@pytest.mark.parametrize(("prediction", "added"), [("eps", 0), ("v", 1)])
+def test_min_snr_counts_noise_levels_as_the_scripts_of_diffusers_do(prediction: Prediction, added: int) -> None:
+    timesteps = torch.tensor(TIMESTEPS)
+    ratio = compute_snr(DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear"), timesteps)
+    assert ratio[0] > 5 > ratio[1], "one level on each side of gamma"
+    found = loss_weights("min_snr", prediction, SCHEDULE.sigma(timesteps))
+    assert torch.allclose(found, (ratio.clamp(max=5) / (ratio + added)).double(), rtol=1e-4)
+
+
+@pytest.mark.parametrize("weighting", ["v", "min_snr"])
+@pytest.mark.parametrize("prediction", ["eps", "v"])
+def test_weights_are_finite_where_no_signal_is_left(weighting: LossWeighting, prediction: Prediction) -> None:
+    weights = loss_weights(weighting, prediction, draws(ZERO_SNR)[2])
+    assert weights.isfinite().all() and (weights > 0).all()

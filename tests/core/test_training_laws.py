@@ -23,7 +23,7 @@ from controlnet_core.model.hint import HintEncoderKind
 from controlnet_core.model.layers import LayerFactory
 from controlnet_core.model.residuals import Residuals
 from controlnet_core.model.unet import Features, UNet
-from controlnet_core.objective import Batch, control_loss
+from controlnet_core.objective import Batch, LossWeighting, control_loss, loss_weights
 from controlnet_core.schedule import NoiseSchedule
 from tests.support.bases import SMALL
 from tests.support.bits import same_bits
@@ -104,6 +104,27 @@ def test_skipping_the_locked_encoders_graph_changes_no_gradient(prediction: Pred
     pairs = zip((loss, *gradients), (naive, *naive_gradients), strict=True)
     worst = max(((a - b).abs().max() / b.abs().max()).item() for a, b in pairs)
     assert worst <= 1e-10, f"largest relative error {worst}"
+
+
+@pytest.mark.parametrize("weighting", ["plain", "v", "min_snr"])
+@torch.no_grad()
+def test_a_weighting_multiplies_the_error_of_each_row(weighting: LossWeighting) -> None:
+    unet, net = randomised(UNet(WIDE), seed=1).double(), randomised(ControlNet(WIDE), seed=2).double()
+    given = make_batch(WIDE, torch.float64)
+    rows = [
+        Batch(
+            latents=given.latents[[row]],
+            noise=given.noise[[row]],
+            timesteps=given.timesteps[[row]],
+            hints=given.hints[[row]],
+            text=given.text[row : row + 1],
+        )
+        for row in range(2)
+    ]
+    alone = torch.stack([control_loss(unet, net, row, SCHEDULE, "eps") for row in rows])
+    wanted = (loss_weights(weighting, "eps", SCHEDULE.sigma(given.timesteps)) * alone).mean()
+    found = control_loss(unet, net, given, SCHEDULE, "eps", weighting)
+    assert abs(found / wanted - 1) < 1e-12, f"{found} in place of {wanted}"
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
