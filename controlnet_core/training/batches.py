@@ -21,9 +21,9 @@ class Draws:
 
     Attributes:
         pairs: The pair of each slot, B indices.
-        timesteps: Shape (B,), uniform over the schedule.
+        timesteps: Shape (B,), of the density that the settings name.
         dropped: Whether each prompt is replaced by the empty one, B booleans.
-        noise: Standard normal, shape (B, C, h, w).
+        noise: Standard normal, shape (B, C, h, w); with offset noise, each channel is also shifted as a whole.
         posterior: Standard normal, for the draw from the autoencoder's distribution, shape (B, C, h, w).
     """
 
@@ -40,27 +40,15 @@ class StepDraws:
     Each epoch visits every pair once, in an order of its own.
 
     Arguments:
-        seed: The run's seed.
+        settings: The run's settings.
         pairs: Number of pairs.
-        batch_size: Slots of a step.
-        prompt_drop: Prompt drop: the share of prompts replaced by the empty one.
         latent_shape: (C, h, w).
         timesteps: Length of the noise schedule.
     """
 
-    def __init__(
-        self,
-        seed: int,
-        pairs: int,
-        batch_size: int,
-        prompt_drop: float,
-        latent_shape: tuple[int, ...],
-        timesteps: int,
-    ) -> None:
-        self.seed = seed
+    def __init__(self, settings: TrainSettings, pairs: int, latent_shape: tuple[int, ...], timesteps: int) -> None:
+        self.settings = settings
         self.pairs = pairs
-        self.batch_size = batch_size
-        self.prompt_drop = prompt_drop
         self.latent_shape = latent_shape
         self.timesteps = timesteps
         self._epoch = -1
@@ -68,28 +56,38 @@ class StepDraws:
 
     def at(self, step: int) -> Draws:
         """The draws of step `step`, counted from 0."""
-        rows = [self._slot(step, slot) for slot in range(self.batch_size)]
-        positions = range(step * self.batch_size, (step + 1) * self.batch_size)
+        batch_size = self.settings.batch_size
+        rows = [self._slot(step, slot) for slot in range(batch_size)]
+        positions = range(step * batch_size, (step + 1) * batch_size)
         return Draws(
             pairs=[self._pair_at(position) for position in positions],
             timesteps=torch.tensor([timestep for timestep, _, _ in rows]),
-            dropped=[coin < self.prompt_drop for _, coin, _ in rows],
+            dropped=[coin < self.settings.prompt_drop for _, coin, _ in rows],
             noise=torch.stack([normals[0] for _, _, normals in rows]),
             posterior=torch.stack([normals[1] for _, _, normals in rows]),
         )
 
     def _slot(self, step: int, slot: int) -> tuple[int, float, Tensor]:
-        """Timestep, coin and two tensors of standard normal noise for one slot."""
-        generator = keyed_generator("train", self.seed, step, slot)
-        timestep = int(torch.randint(self.timesteps, (), generator=generator))
+        """Timestep, coin and two tensors of noise for one slot; what is drawn for one setting comes after all else."""
+        generator = keyed_generator("train", self.settings.seed, step, slot)
+        timestep = self._timestep(generator)
         coin = float(torch.rand((), generator=generator))
-        return timestep, coin, torch.randn(2, *self.latent_shape, generator=generator)
+        normals = torch.randn(2, *self.latent_shape, generator=generator)
+        if self.settings.offset_noise:
+            normals[0] += self.settings.offset_noise * torch.randn(self.latent_shape[0], 1, 1, generator=generator)
+        return timestep, coin, normals
+
+    def _timestep(self, generator: torch.Generator) -> int:
+        if self.settings.timestep_density == "uniform":
+            return int(torch.randint(self.timesteps, (), generator=generator))
+        share = 1 - float(torch.rand((), generator=generator, dtype=torch.float64)) ** 3
+        return min(int(share * self.timesteps), self.timesteps - 1)
 
     def _pair_at(self, position: int) -> int:
         """The pair at a position in the endless sequence of epochs."""
         epoch, place = divmod(position, self.pairs)
         if epoch != self._epoch:
-            generator = keyed_generator("epoch", self.seed, epoch)
+            generator = keyed_generator("epoch", self.settings.seed, epoch)
             self._epoch, self._order = epoch, torch.randperm(self.pairs, generator=generator).tolist()
         return self._order[place]
 
@@ -108,14 +106,7 @@ class Batches:
         self.base = base
         self.encoded = encoded
         self.dataset = dataset
-        self.draws = StepDraws(
-            settings.seed,
-            len(dataset),
-            settings.batch_size,
-            settings.prompt_drop,
-            encoded.latent_shape,
-            len(base.schedule.alphas_cumprod),
-        )
+        self.draws = StepDraws(settings, len(dataset), encoded.latent_shape, len(base.schedule.alphas_cumprod))
 
     def at(self, step: int) -> Batch:
         """What step `step`, counted from 0, trains on: drawn on the CPU and moved to the base's device."""

@@ -38,6 +38,8 @@ TRUNK: Mapping[str, object] = MappingProxyType(
         "start_from": None,
         "hint_start": "zero",
         "loss_weighting": "plain",
+        "timestep_density": "uniform",
+        "offset_noise": 0.0,
     }
 )
 """The settings of a trunk. A setting that was added later is left out at the value given here, which stands for the

@@ -64,6 +64,14 @@ class TrainSettings(BaseModel):
         description='How much each noise level counts: "plain", errors of what the base predicts (the paper), "v", '
         'errors of v, or "min_snr" (Hang et al. 2023, gamma 5).',
     )
+    timestep_density: Literal["uniform", "cubic"] = Field(
+        "uniform",
+        description='How often each timestep is drawn: "uniform" (the paper), or "cubic", more often the noisier '
+        "(Mou et al. 2023).",
+    )
+    offset_noise: Share = Field(
+        0.0, description="Standard deviation of noise that shifts each latent channel as a whole (Guttenberg 2023)."
+    )
     seed: int = Field(0, ge=0, lt=2**63, description="Seeds every random draw.")
     checkpoint_every: Count = Field(500, description="Steps between two checkpoints.")
     evaluation: EvaluationSettings = Field(

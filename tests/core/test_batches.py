@@ -6,12 +6,13 @@ import pytest
 import torch
 
 from controlnet_core.training.batches import Draws, StepDraws
+from controlnet_core.training.settings import checked
 
 PAIRS, EPOCHS, BATCH = 200, 100, 16  # an epoch is 12.5 steps
 
 
-def make(pairs: int = PAIRS, batch_size: int = BATCH, prompt_drop: float = 0.5, seed: int = 0) -> StepDraws:
-    return StepDraws(seed, pairs, batch_size, prompt_drop, (2, 3, 5), timesteps=1000)
+def make(pairs: int = PAIRS, batch_size: int = BATCH, **settings: float | str) -> StepDraws:
+    return StepDraws(checked({"batch_size": batch_size, **settings}, "a test"), pairs, (2, 3, 5), timesteps=1000)
 
 
 def same(a: Draws, b: Draws) -> bool:
@@ -70,3 +71,26 @@ def test_a_slot_does_not_depend_on_the_slots_beside_it() -> None:
     ):
         assert torch.equal(a, b[:2])
     assert not torch.equal(wide.noise[0], wide.noise[1]) and not torch.equal(wide.noise, wide.posterior)
+
+
+def test_cubic_timesteps_are_drawn_more_often_the_noisier_they_are() -> None:
+    timesteps = torch.cat([make(timestep_density="cubic").at(step).timesteps for step in range(1250)])
+    assert timesteps.min() >= 0 and timesteps.max() == 999
+    # t = (1 - u**3) T is below a share s of T where u > (1 - s) ** (1 / 3).
+    for share in (0.1, 0.5, 0.9):
+        found = (timesteps < 1000 * share).float().mean().item()
+        assert abs(found - (1 - (1 - share) ** (1 / 3))) < 0.01, f"{found:.3f} of the timesteps below {share}"
+
+
+def test_offset_noise_shifts_each_channel_as_a_whole_and_changes_no_other_draw() -> None:
+    offset, plain = make(offset_noise=0.3), make()
+    shifts = []
+    for step in range(500):
+        drawn, wanted = offset.at(step), plain.at(step)
+        assert drawn.pairs == wanted.pairs and drawn.dropped == wanted.dropped
+        assert torch.equal(drawn.timesteps, wanted.timesteps) and torch.equal(drawn.posterior, wanted.posterior)
+        shifts.append(drawn.noise - wanted.noise)
+    shift = torch.cat(shifts)
+    assert float(shift.std((2, 3)).max()) < 1e-6, "not the same in the whole channel"
+    deviation, mean = torch.std_mean(shift.mean((2, 3)))
+    assert abs(mean) < 0.01 and abs(deviation - 0.3) < 0.01, f"mean {mean}, standard deviation {deviation}"

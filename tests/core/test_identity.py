@@ -77,6 +77,8 @@ def test_what_changes_no_net_renames_no_run(change: dict[str, Any]) -> None:
         {"hint_encoder": "paper"},
         {"hint_start": "latents"},
         {"loss_weighting": "v"},
+        {"timestep_density": "cubic"},
+        {"offset_noise": 0.05},
         {"seed": 1},
     ],
 )

@@ -68,13 +68,16 @@ def write_models(folder: Path) -> Models:
     return Models(folder)
 
 
-def write_checkpoint(path: Path, name: str, markers: tuple[str, ...] = ()) -> dict[str, Tensor]:
-    """Write a whole random base of a family in half precision, whose UNet alone is reduced; its tensors.
+def write_checkpoint(
+    path: Path, name: str, markers: tuple[str, ...] = (), dtype: torch.dtype = torch.float16
+) -> dict[str, Tensor]:
+    """Write a whole random base of a family, whose UNet alone is reduced; its tensors.
 
     Arguments:
         path: The file.
         name: The family, "sd15", "sd21" or "sdxl".
         markers: Empty tensors that say something by their names.
+        dtype: The dtype of all others.
     """
     family = replace(BASES[name], unet=FAMILIES[name])
     autoencoder = ldm.autoencoder_keymap(family.autoencoder).prefixed(ldm_base.AUTOENCODER_PREFIX)
@@ -87,10 +90,10 @@ def write_checkpoint(path: Path, name: str, markers: tuple[str, ...] = ()) -> di
     last = ".resblocks.22."
     if name == "sd21":
         tensors |= {key.replace(last, ".resblocks.23."): tensor for key, tensor in tensors.items() if last in key}
-    halves = {key: tensor.half().contiguous() for key, tensor in tensors.items()}
-    halves |= {marker: torch.tensor([]) for marker in markers}
-    write_tensor_file(path, halves, {})
-    return halves
+    stored = {key: tensor.to(dtype).contiguous() for key, tensor in tensors.items()}
+    stored |= {marker: torch.tensor([]) for marker in markers}
+    write_tensor_file(path, stored, {})
+    return stored
 
 
 def random_unet(family: str) -> UNet:

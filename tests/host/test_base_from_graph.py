@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from controlnet_core.training.run import train
+from controlnet_core.training.settings import TrainSettings
 from controlnet_core.weights.load_base import load_base
 from controlnet_core.weights.safetensors_file import write_tensor_file
 from tests.host.graphs import Builder, Link
@@ -144,6 +147,43 @@ def test_every_family_is_trained_in_the_graph(
     found = largest_difference(base.schedule.sigmas.float(), sigmas)
     print(f"\n{family}: losses {given['loss_map']['loss']}, sigmas {found:.1e} from ComfyUI's")
     assert found <= 1e-6
+
+
+@pytest.mark.parametrize(
+    ("family", "dtype", "markers"),
+    [
+        ("sd15", torch.float32, ()),
+        ("sd15", torch.bfloat16, ()),
+        ("sd21", torch.bfloat16, ()),
+        ("sdxl", torch.bfloat16, ()),
+        ("sdxl", torch.float16, ZERO_SNR),
+    ],
+)
+def test_a_checkpoint_of_any_dtype_is_trained_as_in_python(
+    host: Host, checkpoints: dict[str, Path], family: str, dtype: torch.dtype, markers: tuple[str, ...], tmp_path: Path
+) -> None:
+    write_checkpoint(checkpoints[family], family, markers, dtype)
+    host.executor.reset()
+    graph = Bases(checkpoints[family])
+    images = [graph.add("RandomImages", seed=5, width=64, height=64, count=4), 0]
+    data = {"source": "images", "source.images": images, "source.captions": "noise", "source.hint": "blur"}
+    dataset = [graph.add("ControlNetCoreDataset", **data), 0]
+    settings = {**SETTINGS, "steps": 3, "batch_size": 1, "evaluation_hints": 1, "evaluation_sampling_steps": 1}
+    node = graph.add("TrainControlNet", name=family, settings_toml="", **graph.sockets, dataset=dataset, **settings)
+    for name, link in {"net": [node, 0], "losses": [node, 2], "settings": [node, 4], "dataset": dataset}.items():
+        graph.capture(name, link)
+    given = host.run(graph.graph)
+    base = load_base(checkpoints[family], dtype=torch.float32, tokenizer=TOKENIZER)
+    for encoder in base.text_encoders:
+        encoder.half().float()  # in which ComfyUI holds them on a CPU
+    values = {name: value for name, value in tomllib.loads(given["settings"]).items() if name not in ("base", "data")}
+    own = TrainSettings(**values | {"out": tmp_path, "device": "cpu"})
+    reports = list(train(own, base, *given["dataset"].open(own, base)))
+    losses = [report.loss for report in reports if report.loss is not None]
+    worst = max(abs(one / other - 1) for one, other in zip(given["losses"]["loss"], losses, strict=True))
+    print(f"\n{family} in {dtype}, {'v' if markers else 'eps'}: losses {losses}, the graph's {worst:.1e} from them")
+    assert len(losses) == 3 and worst <= 1e-5
+    assert any(parameter.any() for parameter in given["net"].net.middle_zero_convolution.parameters())
 
 
 def quantised(tensors: Mapping[str, Tensor], kind: str) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
