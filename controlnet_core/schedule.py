@@ -13,6 +13,8 @@ from .errors import SettingError
 
 Spacing = Literal["normal", "karras"]
 SPACINGS: tuple[Spacing, ...] = get_args(Spacing)
+HAVE_FLOAT64 = ("cpu", "cuda")
+"""Kinds of devices with float64; MPS and DirectML have none."""
 LEAST_SHARE = 4.8973451890853435e-08
 """What stands for a share of 0 at the last timestep, as in ComfyUI, so that sigma is finite there: 4518.76."""
 
@@ -71,19 +73,26 @@ class NoiseSchedule:
         return ((1 - self.alphas_cumprod) / self.alphas_cumprod).sqrt()
 
     def sigma(self, timesteps: Tensor) -> Tensor:
-        """The noise levels at timesteps of any shape; between two, log(sigma) is interpolated linearly."""
-        position = timesteps.double().clamp(0, self.last_timestep)
+        """The noise levels at timesteps of any shape; between two, log(sigma) is interpolated linearly.
+
+        They are float64 where the device has it, else float32.
+        """
+        log_sigmas = self._log_sigmas(timesteps.device)
+        position = timesteps.to(log_sigmas).clamp(0, self.last_timestep)
         low = position.floor().long().clamp(max=self.last_timestep - 1)
-        log_sigmas = self.sigmas.log().to(timesteps.device)
         return torch.lerp(log_sigmas[low], log_sigmas[low + 1], position - low).exp()
 
     def timestep(self, sigmas: Tensor) -> Tensor:
         """The (fractional) timesteps of noise levels of any shape: the inverse of `sigma`, clamped to the table."""
-        log_sigmas = self.sigmas.log().to(sigmas.device)
-        log_wanted = sigmas.double().log()
+        log_sigmas = self._log_sigmas(sigmas.device)
+        log_wanted = sigmas.to(log_sigmas).log()
         low = (torch.searchsorted(log_sigmas, log_wanted, right=True) - 1).clamp(0, self.last_timestep - 1)
         fraction = (log_wanted - log_sigmas[low]) / (log_sigmas[low + 1] - log_sigmas[low])
         return low + fraction.clamp(0, 1)
+
+    def _log_sigmas(self, device: torch.device) -> Tensor:
+        """The logarithms of `sigmas` on a device, in the widest dtype that it surely has."""
+        return self.sigmas.log().to(device, torch.float64 if device.type in HAVE_FLOAT64 else torch.float32)
 
     def sigma_at(self, fraction: float) -> float:
         """The noise level after a fraction of the schedule, counted as ComfyUI does, from the most noise to none.
