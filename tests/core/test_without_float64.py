@@ -28,6 +28,9 @@ DEVICE = torch.device("meta")
 class WithoutFloat64(TorchDispatchMode):
     """Refuses float64 on the device, as MPS does."""
 
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call] # torch's
+
     def __torch_dispatch__(
         self, func: Callable[..., Any], types: object, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:  # noqa: ANN401 - torch's
