@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -41,7 +42,7 @@ class HintMaker:
         """Make the hint of one picture, (1, 3, H, W) in [0, 1], in the same shape.
 
         Raises:
-            HintError: If a parameter is impossible, or "canny" lacks kornia.
+            HintError: If a parameter is impossible, or "canny" lacks kornia or scipy.
         """
         if self.kind == "canny":
             return canny_hint(image, *self.canny)
@@ -100,13 +101,16 @@ def canny_hint(image: HintImage, low: float = 0.1, high: float = 0.2, blur: floa
         Shape (1, 3, H, W), 0 or 1.
 
     Raises:
-        HintError: If kornia is not installed, the thresholds are not 0 < low < high, or the blur is not positive.
+        HintError: If kornia or scipy is not installed, the thresholds are not 0 < low < high, or the blur is not
+            positive.
     """
     try:
         from kornia.filters import canny
+        from scipy import ndimage
     except ImportError as error:
+        missing = (error.name or "kornia").partition(".")[0]
         raise HintError(
-            found="no kornia", expected="kornia, which finds the edges", do="run `pip install kornia`"
+            found=f"no {missing}", expected="kornia and scipy, which find the edges", do=f"run `pip install {missing}`"
         ) from error
     if not (0 < low < high and blur > 0):
         raise HintError(
@@ -115,5 +119,10 @@ def canny_hint(image: HintImage, low: float = 0.1, high: float = 0.2, blur: floa
             do="use for example low 0.1, high 0.2, blur 1",
         )
     size = 2 * round(2 * blur) + 1
-    _, edges = canny(read_hint(image)[:1], low, high, (size, size), (blur, blur))
-    return edges.expand(-1, 3, -1, -1)
+    _, edges = canny(read_hint(image)[:1], low, high, (size, size), (blur, blur), hysteresis=False)
+    found = edges[0, 0].cpu().numpy()
+    # kornia would look at all pixels again for each pixel of the longest weak edge.
+    lines, _ = ndimage.label(found > 0, structure=numpy.ones((3, 3)))
+    kept = numpy.zeros(lines.max() + 1, dtype=found.dtype)
+    kept[lines[found == 1]] = 1
+    return torch.from_numpy(kept[lines]).to(edges.device).expand(1, 3, -1, -1)

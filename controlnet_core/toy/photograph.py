@@ -42,7 +42,7 @@ def edge_hint(photograph: Tensor) -> Tensor:
         (1, 3, SIDE, SIDE) in [0, 1].
 
     Raises:
-        HintError: If kornia, which finds the edges, is not installed.
+        HintError: If kornia or scipy, which find the edges, is not installed.
     """
     large = fit_hint(photograph, FINENESS * SIDE, FINENESS * SIDE)
     edges = functional.max_pool2d(canny_hint(large, blur=BLUR), FINENESS, stride=1, padding=FINENESS // 2)

@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy
 import pytest
 import torch
+from kornia.filters import canny
 from PIL import Image
 
 from controlnet_core.control.hint import fit_hint, read_hint, read_mask
 from controlnet_core.control.notes import crop_note
-from controlnet_core.data.hints import canny_hint
+from controlnet_core.data.hints import blur_hint, canny_hint
 from controlnet_core.errors import HintError
 from controlnet_core.pictures.read import HintImage, load_image
 
@@ -153,9 +154,25 @@ def test_canny_draws_the_outline_of_a_square() -> None:
     assert canny_hint(image, low=3.9, high=4.1).max() == 0, "no step is steeper than black to white"
 
 
-def test_canny_without_kornia_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "kornia.filters", None)
-    with pytest.raises(HintError, match="pip install kornia"):
+@pytest.mark.parametrize("deviation", [0.0, 0.6, 1.0])
+def test_canny_keeps_the_weak_edges_that_kornia_keeps(deviation: float) -> None:
+    generator = torch.Generator().manual_seed(5)
+    shades = torch.rand(1, 3, 61, 90, generator=generator)
+    image = blur_hint(shades, deviation) if deviation else shades
+    _, wanted = canny(image, 0.05, 0.5, (5, 5), (1.0, 1.0))
+    _, before = canny(image, 0.05, 0.5, (5, 5), (1.0, 1.0), hysteresis=False)
+    found = canny_hint(image, 0.05, 0.5)
+    assert torch.equal(found, wanted.expand(-1, 3, -1, -1))
+    kept = found[:, :1] == 1
+    assert (kept & (before == 0.5)).any() and (~kept & (before == 0.5)).any(), "weak edges of both kinds"
+
+
+@pytest.mark.parametrize(("module", "package"), [("kornia.filters", "kornia"), ("scipy", "scipy")])
+def test_canny_without_a_package_says_what_to_install(
+    module: str, package: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(HintError, match=f"pip install {package}`"):
         canny_hint(EXPECTED)
 
 

@@ -66,7 +66,7 @@ class FolderDataset:
             a name, a listed file is missing or outside the folder, there is no pair, a text is not UTF-8, or the
             size or the kind of hint is impossible. A picture that cannot be read, and a hint of another aspect than its
             picture, is an error when its pair is indexed.
-        HintError: If hints cannot be made: a parameter is impossible, or "canny" lacks kornia.
+        HintError: If hints cannot be made: a parameter is impossible, or "canny" lacks kornia or scipy.
     """
 
     def __init__(
