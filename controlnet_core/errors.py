@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import textwrap
+
+LINE = 120
+"""The characters of a line that is shown whole everywhere."""
+
 
 class ControlNetCoreError(Exception):
     """An input that cannot be used, explained to the person who gave it.
@@ -17,6 +22,19 @@ class ControlNetCoreError(Exception):
         self.found = found
         self.expected = expected
         self.do = do
+
+    @property
+    def headline(self) -> str:
+        """What to do, in one line of at most 120 characters; with what was found, if that fits."""
+        act = self.do[:1].upper() + self.do[1:]
+        whole = f"{act} (found {self.found})"
+        return whole if len(whole) <= LINE else textwrap.shorten(act, LINE, placeholder=" …")
+
+    @property
+    def details(self) -> str:
+        """What was expected, after what was found if the headline has no room for it."""
+        expected = f"Expected: {self.expected}."
+        return expected if self.headline.endswith(f"(found {self.found})") else f"Found: {self.found}. {expected}"
 
     def __reduce__(self) -> tuple[type[ControlNetCoreError], tuple[str, str, str]]:
         """Pickle the error as its three parts, so that it can pass between processes."""

@@ -8,6 +8,7 @@ from torch import Tensor
 from ..controlnet_core.control.step import GuidanceSide
 from .application_form import OWN_SIDE, application_inputs, read_application
 from .bridge.control.apply import apply_stack, configured
+from .bridge.host.messages import explains_errors
 from .bridge.host.types import Conditioning, HostControlNet, HostVae
 
 
@@ -44,6 +45,7 @@ class ApplyControlNet(io.ComfyNode):
         )
 
     @classmethod
+    @explains_errors
     def execute(
         cls,
         positive: Conditioning,

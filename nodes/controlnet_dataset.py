@@ -10,6 +10,7 @@ from ..controlnet_core.data.hints import MadeHint
 from ..controlnet_core.toy.shapes_dataset import HINTS
 from .application_form import ControlNetDataset
 from .bridge.host.folders import dataset_names
+from .bridge.host.messages import explains_errors
 from .bridge.training.datasets import folder_data, folder_stamp, picture_data, shapes_data
 
 SIZE_TOOLTIP = "Side of the pictures in pixels; 0 is the base's own: 512 for SD1.5, 1024 for SDXL. Pictures are \
@@ -57,6 +58,7 @@ class Dataset(io.ComfyNode):
         return folder_stamp(source["folder"][0]) if source["source"][0] == "folder" else ""
 
     @classmethod
+    @explains_errors
     def execute(cls, source: dict[str, list[Any]]) -> io.NodeOutput:
         """Check the pairs and show some."""
         chosen = {name: values for name, values in source.items() if name != "source"}

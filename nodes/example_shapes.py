@@ -6,6 +6,7 @@ from comfy_api.latest import io
 
 from ..controlnet_core.toy.shapes_dataset import HINTS, ShapesDataset
 from .bridge.host.images import host_images
+from .bridge.host.messages import explains_errors
 
 SIZE = 64
 """Side of the small base's pictures in pixels."""
@@ -39,6 +40,7 @@ class ExampleShapes(io.ComfyNode):
         )
 
     @classmethod
+    @explains_errors
     def execute(cls, seed: int, count: int, hint: str) -> io.NodeOutput:
         """Draw."""
         dataset = ShapesDataset(count, SIZE, seed, held_out=True, hint=hint)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from .bridge.host.folders import controlnet_names
-from .bridge.host.messages import show
+from .bridge.host.messages import explains_errors, show
 from .bridge.host.types import HostModel
 from .bridge.loading.net_file import file_stamp, load_control_net
 
@@ -67,6 +67,7 @@ class LoadControlNet(io.ComfyNode):
         return file_stamp(control_net_name)
 
     @classmethod
+    @explains_errors
     def execute(
         cls, control_net_name: str, model: HostModel = None, average_residuals: str = "automatic"
     ) -> io.NodeOutput:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
+from .bridge.host.messages import explains_errors
 from .bridge.loading.small_base import load_tiny_base
 
 
@@ -32,6 +33,7 @@ class TinyBase(io.ComfyNode):
         )
 
     @classmethod
+    @explains_errors
     def execute(cls) -> io.NodeOutput:
         """Load the base."""
         return io.NodeOutput(*load_tiny_base())

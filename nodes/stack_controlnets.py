@@ -10,6 +10,7 @@ from .application_form import OWN_SIDE, ControlNetStack, application_inputs, rea
 from .bridge.control.apply import apply_stack, configured
 from .bridge.control.stack_entries import SharedStack, read_stack
 from .bridge.host.blocking import blocked
+from .bridge.host.messages import explains_errors
 from .bridge.host.types import Conditioning, HostControlNet, HostStack, HostVae
 
 
@@ -45,6 +46,7 @@ class StackControlNets(io.ComfyNode):
         )
 
     @classmethod
+    @explains_errors
     def execute(
         cls,
         control_net: HostControlNet,

@@ -7,6 +7,7 @@ from typing import Any
 from comfy_api.latest import io, ui
 
 from .application_form import ControlNetDataset
+from .bridge.host.messages import explains_errors
 from .bridge.host.types import HostClip, HostModel, HostVae
 from .bridge.training.train import train_in_graph
 from .bridge.training.training_data import TrainingData
@@ -61,6 +62,7 @@ class TrainControlNet(io.ComfyNode):
         )
 
     @classmethod
+    @explains_errors
     def execute(
         cls,
         model: HostModel,

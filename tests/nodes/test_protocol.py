@@ -292,8 +292,7 @@ def test_another_model_is_refused_before_the_first_step(
     extension: Extension, net: HostObject, sizes: dict[str, Any]
 ) -> None:
     configured = apply(extension, net)
-    errors = extension.module("controlnet_core.errors")
-    with pytest.raises(errors.FamilyMismatchError, match="protocol_tiny"):
+    with extension.refusing("FamilyMismatchError", "protocol_tiny"):
         configured.pre_run(Model(**sizes), SCHEDULE.sigma_at)
     for widened in (8, 9, 12, 20):  # for inpainting, a light, or anything else
         configured.pre_run(Model(in_channels=widened), SCHEDULE.sigma_at)
@@ -303,11 +302,10 @@ def test_another_model_is_refused_before_the_first_step(
 def test_another_familys_prompt_is_refused_with_the_nets_that_fit(extension: Extension, net: HostObject) -> None:
     narrow = replace(SD15, model_channels=32, channel_mult=(1,), num_res_blocks=1, transformer_depth=(1,))
     save_controlnet(randomised(ControlNet(narrow)), extension.folder / "protocol_sd15.safetensors")
-    errors = extension.module("controlnet_core.errors")
     wide = {"positive": conditioning(width=768), "negative": conditioning(width=768)}
-    with pytest.raises(errors.FamilyMismatchError, match=r"SD1\.5 \(text width 768\).*protocol_sd15") as error:
+    with extension.refusing("FamilyMismatchError", r"SD1\.5 \(text width 768\).*protocol_sd15"):
         apply(extension, net, None, **wide)
-    assert "protocol_tiny.safetensors, a net for TINY" in str(error.value)
+    assert "protocol_tiny.safetensors, a net for TINY" in extension.texts[-1][1]
     (extension.folder / "protocol_sd15.safetensors").unlink()
 
 
@@ -315,9 +313,8 @@ def test_another_familys_prompt_is_refused_with_the_nets_that_fit(extension: Ext
     "entry", [("net",), "text", ("net", "no image", 1.0), ("net", torch.zeros(1, 8, 8, 3), 1.0, 0.0)]
 )
 def test_a_stack_of_another_shape_is_refused(extension: Extension, net: HostObject, entry: object) -> None:
-    errors = extension.module("controlnet_core.errors")
     given = {"control_net": net, "image": torch.rand(1, 64, 64, 3), "strength": 1.0}
-    with pytest.raises(errors.SettingError, match="entry 1 of the stack"):
+    with extension.refusing("SettingError", "entry 1 of the stack"):
         extension.run("StackControlNets", **given, start_percent=0.0, end_percent=1.0, stack=[entry])
 
 

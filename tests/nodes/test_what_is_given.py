@@ -59,15 +59,13 @@ ENTRIES: dict[str, Any] = {
 
 @pytest.mark.parametrize("words", ENTRIES)
 def test_an_entry_that_is_none_is_refused(words: str, extension: Extension, net: HostObject) -> None:
-    errors = extension.module("controlnet_core.errors")
-    with pytest.raises(errors.SettingError, match="entry 2 of the stack with"):
+    with extension.refusing("SettingError", "entry 2 of the stack with"):
         stacked(extension, net, stack=[(net, IMAGE, 1.0), ENTRIES[words](net)])
 
 
 @pytest.mark.parametrize("stack", ["sd15.safetensors", 5, {"net": 1}])
 def test_a_stack_that_is_no_list_is_refused(stack: object, extension: Extension, net: HostObject) -> None:
-    errors = extension.module("controlnet_core.errors")
-    with pytest.raises(errors.SettingError, match=f"a stack that is a {type(stack).__name__}"):
+    with extension.refusing("SettingError", f"a stack that is a {type(stack).__name__}"):
         stacked(extension, net, stack=stack)
 
 
@@ -75,10 +73,9 @@ def test_a_stack_that_is_no_list_is_refused(stack: object, extension: Extension,
     ("given", "found"), [("x.safetensors", r"a str \('x.safetensors'\)"), (None, "a NoneType"), ([], "a list")]
 )
 def test_what_is_no_net_is_refused(given: object, found: str, extension: Extension) -> None:
-    errors = extension.module("controlnet_core.errors")
     sides = {"positive": conditioning(), "negative": conditioning()}
     for node in ("ApplyControlNet", "StackControlNets"):
-        with pytest.raises(errors.SettingError, match=f"{found} in place of a net"):
+        with extension.refusing("SettingError", f"{found} in place of a net"):
             extension.run(node, control_net=given, image=IMAGE, **WINDOW, **sides)
 
 
@@ -90,7 +87,6 @@ def test_other_makes_of_stack_are_read(extension: Extension, net: HostObject) ->
 
 
 def test_nobody_changes_a_stack_that_others_read(extension: Extension, net: HostObject) -> None:
-    errors = extension.module("controlnet_core.errors")
     stack = stacked(extension, net)
     entry = (net, IMAGE, 0.1, 0.0, 1.0)
     for change in (
@@ -103,7 +99,7 @@ def test_nobody_changes_a_stack_that_others_read(extension: Extension, net: Host
         stack.pop,
         stack.clear,
     ):
-        with pytest.raises(errors.SettingError, match=r"in place.*put that node first"):
+        with extension.refusing("SettingError", r"in place.*put that node first"):
             change()
     assert isinstance(stack, list) and len(stack) == 1
     for longer in ([*stack, entry], stack + [entry], list(stack), stack.copy(), stack[:], copy.copy(stack)):  # noqa: RUF005
@@ -183,10 +179,9 @@ def test_a_native_net_with_averaged_residuals_acts_on_the_positive_side_unless_t
 
 @pytest.mark.parametrize(("read", "given"), [(3, 2), (4, 3), (4, 2)])
 def test_too_few_channels_are_an_error(read: int, given: int, extension: Extension) -> None:
-    errors = extension.module("controlnet_core.errors")
     sides = {"positive": conditioning(), "negative": conditioning()}
     image = torch.rand(1, 64, 64, given)
-    with pytest.raises(errors.HintError, match=f"a hint with {given} channels for a net that reads {read}"):
+    with extension.refusing("HintError", f"a hint with {given} channels for a net that reads {read}"):
         extension.run("ApplyControlNet", control_net=unet_net(read), image=image, **WINDOW, **sides)
 
 
@@ -207,9 +202,8 @@ def test_a_malformed_file_does_not_spoil_what_is_said_of_another_net(extension: 
     paths = [folder / f"given_bad_{number}.safetensors" for number in range(len(bad))]
     for path, words in zip(paths, (json.dumps(one).encode() for one in bad), strict=True):
         path.write_bytes(struct.pack("<Q", len(words)) + words)
-    errors = extension.module("controlnet_core.errors")
     wide = [[noise(1, 5, 768, seed=1), {}]]
-    with pytest.raises(errors.FamilyMismatchError, match=r"such as .*given_sd15\.safetensors"):
+    with extension.refusing("FamilyMismatchError", r"such as .*given_sd15\.safetensors"):
         extension.run("ApplyControlNet", control_net=net, image=IMAGE, **WINDOW, positive=wide, negative=wide)
     for path in (*paths, folder / "given_sd15.safetensors"):
         path.unlink()

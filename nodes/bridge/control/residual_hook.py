@@ -19,7 +19,7 @@ from ....controlnet_core.control.curves import Curve, Side
 from ....controlnet_core.control.step import GuidanceSide, StepInput, run_net
 from ....controlnet_core.model.controlnet import ControlNet
 from ..host.images import with_channels
-from ..host.messages import warn
+from ..host.messages import explained, warn
 from ..host.types import HostControlNet, HostModel
 from ..loading.families import check_model
 from .host_residuals import HostResiduals, added, host_residuals
@@ -133,10 +133,11 @@ class CoreControlNet(comfy.controlnet.ControlBase):
         """Begin a sampling; ComfyUI calls this once for each conditioning.
 
         Raises:
-            FamilyMismatchError: If the model is of another family than the net.
+            NodeError: If the model is of another family than the net.
         """
         super().pre_run(model, percent_to_timestep_function)
-        check_model(self.net, self.name, model)
+        with explained(self.node_id):
+            check_model(self.net, self.name, model)
         window = Window(*map(float, self.timestep_range))
         warnings = RunWarnings(self.name, self.node_id)
         self.run = HostRun(model.model_sampling, window, GuidanceSides(self.applied), warnings)
@@ -160,6 +161,9 @@ class CoreControlNet(comfy.controlnet.ControlBase):
             cond: Text embedding and other conditions of the rows.
             batched_number: How many conditionings share the batch.
             transformer_options: Says which part is on which side of guidance.
+
+        Raises:
+            NodeError: If the hint, or what earlier nets add, does not fit this net.
         """
         marks = read_marks(cond, transformer_options)
         previous = previous_residuals(self, x_noisy, t, cond, batched_number, transformer_options)
@@ -175,12 +179,13 @@ class CoreControlNet(comfy.controlnet.ControlBase):
         run.steps += 1
         side, sides = self._sides(run, marks, transformer_options, batched_number)
         step = self._step(run, x_noisy, t, cond, sides * rows.tiles)
-        residuals = run_net(self.net, step, side, factors, lambda x: self._embedded_hint(run, x, rows))
-        if residuals is None:
-            return previous
-        run.forwards += 1
-        pooled = residuals.pooled() if self.global_average_pooling else residuals
-        return added(previous, host_residuals(pooled, len(levels.skips)))
+        with explained(self.node_id):
+            residuals = run_net(self.net, step, side, factors, lambda x: self._embedded_hint(run, x, rows))
+            if residuals is None:
+                return previous
+            run.forwards += 1
+            pooled = residuals.pooled() if self.global_average_pooling else residuals
+            return added(previous, host_residuals(pooled, len(levels.skips)))
 
     def _sides(
         self, run: HostRun, marks: BatchMarks | None, transformer_options: dict[str, Any], parts: int

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ....controlnet_core.errors import SettingError
 from ..host.images import with_channels
+from ..host.messages import explained
 from ..host.types import HostControlNet, HostStack
 
 StackEntry = tuple[HostControlNet, Tensor, float, float, float]
@@ -21,11 +22,12 @@ class SharedStack(list[StackEntry]):
     """A stack that several nodes are given: a list that none of them can change, as the others would see it."""
 
     def _refuse(self, *_: object) -> NoReturn:
-        raise SettingError(
-            found="a node that changes a stack of Stack ControlNets in place",
-            expected="one that makes a longer stack of its own, since other nodes read the same one",
-            do="put that node first, and connect its stack to Stack ControlNets",
-        )
+        with explained(None):
+            raise SettingError(
+                found="a node that changes a stack of Stack ControlNets in place",
+                expected="one that makes a longer stack of its own, since other nodes read the same one",
+                do="put that node first, and connect its stack to Stack ControlNets",
+            )
 
     append = extend = insert = remove = pop = clear = sort = reverse = _refuse  # type: ignore[assignment]
     __setitem__ = __delitem__ = __iadd__ = __imul__ = _refuse
