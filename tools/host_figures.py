@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 LOG = ROOT / "build" / "test-host.txt"
 PAGE = ROOT / "docs" / "host.md"
 HOST = re.compile(r"ComfyUI [\d.]+(?: \(\w+\))?, torch [\w.+]+")
-FILE = re.compile(r"^tests/(?:host|nodes)/(test_\w+)\.py\b", re.MULTILINE)
+FILE = re.compile(r"^tests/(?:host|nodes)/(test_\w+)\.py ", re.MULTILINE)
 """pytest begins what a file prints with its name."""
 
 Choice = Callable[[Sequence[tuple[str, ...]]], str]
