@@ -13,7 +13,6 @@ time of a step, alone on the machine, the recipes taking turns; seconds are step
 from __future__ import annotations
 
 import json
-import math
 import statistics
 import sys
 import time
@@ -22,22 +21,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 
 from controlnet_core.data.cache import encode_dataset
-from controlnet_core.data.dataset import PairDataset
 from controlnet_core.evaluation.convergence import rising_fit
-from controlnet_core.keyed import keyed_generator
 from controlnet_core.pictures.sheet import write_png
 from controlnet_core.training.batches import Batches
 from controlnet_core.training.run import opened_trainer
-from controlnet_core.training.step import Trainer
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks.photographs import PhotographsTask
 from benchmarks.seeded_runs import Curve, Plan, ShapesTask, Task, Variant, chart, points, study_parser
 
-EVALUATIONS = (0, 10, 20, 30, 40, 50, 60, 80, 100, 125, 150, 200, 250, 300, 400, 500, 600, 700, 800, 900, 1000)
+EVALUATIONS = (0, 25, 50, 75, 100, 150, 200, 300, 400, 500, 700, 850, 1000)
 SHARES = (0.5, 0.8)
 TIMED_STEPS = 20
 TASKS: Mapping[str, Task] = {
@@ -46,56 +41,12 @@ TASKS: Mapping[str, Task] = {
     "blur": PhotographsTask("blur"),
 }
 TIMES = "seconds.json"
-UNSEEN, ALL_SEEN = 50, 150
-"""How noisy latents fade in: the last step that sees nothing of them, and the first that sees all of them."""
-
-
-@torch.no_grad()
-def start_hint_gaussian(trainer: Trainer, pairs: PairDataset, generator: torch.Generator) -> None:
-    """Draw the hint's zero convolution from a normal distribution that keeps the variance; the others stay at zero."""
-    weight, _ = trainer.net.hint_encoder.zero_convolution.parameters()
-    nn.init.normal_(weight, std=1 / math.sqrt(weight[0].numel()), generator=generator)
-
-
-class FadingIn(nn.Module):
-    """A first convolution into which the noisy latents fade: nothing of them at first, all of them later.
-
-    Arguments:
-        convolution: The copied convolution.
-        trainer: Knows the step.
-    """
-
-    def __init__(self, convolution: nn.Module, trainer: Trainer) -> None:
-        super().__init__()
-        self.convolution = convolution
-        self._trainer = trainer
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Convolve noisy latents, scaled by the share that is seen at this step."""
-        share = min(1.0, max(0.0, (self._trainer.step - UNSEEN) / (ALL_SEEN - UNSEEN)))
-        output: Tensor = self.convolution(share * x)
-        return output
-
-
-def start_without_noise(trainer: Trainer, pairs: PairDataset, generator: torch.Generator) -> None:
-    """Hide the noisy latents from the trainable copy in the first steps."""
-    encoder = trainer.net.encoder
-    encoder.input_convolution = FadingIn(encoder.input_convolution, trainer)
-
-
-def start_gaussian_without_noise(trainer: Trainer, pairs: PairDataset, generator: torch.Generator) -> None:
-    """Combine `start_hint_gaussian` and `start_without_noise`."""
-    start_hint_gaussian(trainer, pairs, generator)
-    start_without_noise(trainer, pairs, generator)
-
-
 VARIANTS = (
-    Variant("released hint encoder"),
+    Variant("the paper's way"),
     Variant("the paper's hint encoder", {"hint_encoder": "paper"}),
-    Variant("noise comes in", start=start_without_noise),
-    Variant("Gaussian hint, noise comes in", start=start_gaussian_without_noise),
     Variant("hints shown as latents", {"hint_start": "latents"}),
-    Variant("hints shown as latents, noise comes in", {"hint_start": "latents"}, start_without_noise),
+    Variant("hints as latents, min-SNR", {"hint_start": "latents", "loss_weighting": "min_snr"}),
+    Variant("hints as latents, errors of v", {"hint_start": "latents", "loss_weighting": "v"}),
 )
 
 
@@ -167,8 +118,6 @@ def measure_times(out: Path) -> dict[str, dict[str, float]]:
         batches[variant.name] = Batches(settings, task.base, encoded, pairs)
         started = time.perf_counter()
         trainers[variant.name] = opened_trainer(settings, task.base, pairs)
-        if variant.start is not None:
-            variant.start(trainers[variant.name], pairs, keyed_generator("start", variant.name, 0))
         starts[variant.name] = time.perf_counter() - started
     rounds = [
         {name: trainer.take_step(batches[name].at(step)).seconds for name, trainer in trainers.items()}

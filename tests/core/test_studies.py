@@ -6,7 +6,6 @@ import importlib
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -72,14 +71,6 @@ def test_steps_to_a_share_of_the_distance() -> None:
     numbers = result["recipes"]["recipe"]
     assert numbers["steps_to_0.5"] == [pytest.approx(20), None] and numbers["seconds_to_0.5"] == [12.0, None]
     assert "20 (20 to 20, 1 never)" in recipes.table(result)
-
-
-@pytest.mark.parametrize(("step", "share"), [(0, 0.0), (50, 0.0), (100, 0.5), (150, 1.0), (900, 1.0)])
-def test_noisy_latents_fade_in(step: int, share: float) -> None:
-    convolution, x = torch.nn.Conv2d(4, 8, 3, padding=1), noise(2, 4, 8, 8, seed=3)
-    fading_in = recipes.FadingIn(convolution, SimpleNamespace(step=step))
-    with torch.no_grad():
-        assert torch.equal(fading_in(x), convolution(share * x))
 
 
 def drawn(hint_scores: list[list[float]]) -> list[dict[str, Any]]:
