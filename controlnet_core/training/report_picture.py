@@ -41,6 +41,8 @@ MOST_COLUMNS = 8
 LARGEST_CELL, CELL_GAP = 128, 10
 MOST_MEANS = 500
 """Points of the running mean: about as many as the plot has pixels."""
+PICTURE = "report.png"
+"""The name of the picture in a run's folder."""
 FEWEST_STEPS = 5
 """The shortest axis of steps: its ticks are whole numbers."""
 
@@ -103,13 +105,13 @@ class ReportData:
 
 
 def write_report(data: ReportData, folder: str | os.PathLike[str]) -> Path:
-    """Draw a report to `report.png` in a run's folder, and return its path.
+    """Draw a report into a run's folder, and return its path.
 
     Raises:
         RunFolderError: If it cannot be written; an earlier report stays.
         TensorShapeError: If hints, pictures and captions do not fit each other.
     """
-    path = Path(folder) / "report.png"
+    path = Path(folder) / PICTURE
     write_png(draw_report(data), path)
     return path
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import comfy.model_management
+import comfy.utils
 import folder_paths
 import pytest
 import torch
@@ -76,6 +77,35 @@ def steps_done() -> list[dict[str, Any]]:
     """The metrics of the only run there is, if there is one."""
     paths = (Path(folder_paths.get_output_directory()) / "controlnet_runs").glob("*/metrics.jsonl")
     return [json.loads(line) for path in paths for line in path.read_text().splitlines()]
+
+
+@pytest.mark.usefixtures("fresh")
+def test_the_last_word_says_how_it_ended_and_the_report_is_the_last_picture(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown: list[tuple[int, int, Any]] = []
+
+    def show(value: int, total: int, preview: object, node_id: str | None = None) -> None:
+        shown.append((value, total, preview))
+
+    monkeypatch.setattr(comfy.utils, "PROGRESS_BAR_HOOK", show)
+    training = Training()
+    for _ in ("trained", "read back"):
+        given = host.run(training.graph)
+        (report,) = (Path(folder_paths.get_output_directory()) / "controlnet_runs").glob("*/report.json")
+        found = json.loads(report.read_text())["following"]
+        levels = f"{found['without_control']:.2f} without control, {found['ceiling']:.2f} at best"
+        node, text = host.server.texts[-1]
+        assert text == f"done: following {found['caption']:.2f} ({levels}), saved as {Path(given['path']).name}"
+        assert node == training.node and len(text) <= 120
+        value, total, (_, picture, _) = shown[-1]
+        assert value == total == SETTINGS["steps"]
+        assert picture.size == (given["report"].shape[2], given["report"].shape[1])
+        host.executor.reset()
+    pairs = [(value, total) for value, total, _ in shown if total == 48]
+    assert pairs[0][0] == 0 and pairs[-1] == (48, 48), "encoding has a bar"
+    said = [text for _, text in host.server.texts]
+    assert said.count(said[-1]) == 1
 
 
 @pytest.mark.usefixtures("fresh")

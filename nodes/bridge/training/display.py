@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import time
+from typing import Any
 
 import comfy.model_management
 import comfy.utils
@@ -46,6 +48,7 @@ class TrainingDisplay:
         self._recent = Recent(settings)
         self._bar = comfy.utils.ProgressBar(settings.steps)
         self._shown = 0.0
+        self._encoding: EncodingProgress | None = None
 
     def __call__(self, event: Event) -> None:
         """Show an event."""
@@ -54,7 +57,8 @@ class TrainingDisplay:
             case Opened():
                 self._say(event_lines(event)[-1], True)
             case Encoding(done=done, total=total):
-                self._say(f"encoding pair {done:,} of {total:,}", done == total)
+                self._encoding = self._encoding or EncodingProgress(done, total)
+                self._say(self._encoding.at(done), done == total)
             case Fitting(done=done, total=total):
                 self._say(f"fitting the hint encoder: {done} of {total}", done == total)
             case Drawing(done=done, total=total):
@@ -65,10 +69,25 @@ class TrainingDisplay:
             case Evaluated(step=step, pictures=pictures):
                 self._bar.update_absolute(step, preview=("JPEG", self._picture(pictures), PREVIEW_SIZE))
                 self._say(self._status(), True)
+                logging.info("ControlNet Core: %s", self._status())
             case Interrupted(step=step, steps=steps):
                 self._say(f"interrupted at step {step:,} of {steps:,}: Run resumes from there", True)
         if isinstance(event, Encoding | Fitting | Drawing | Stepped | Evaluated):
             comfy.model_management.throw_exception_if_processing_interrupted()
+
+    def finish(self, report: dict[str, Any], picture: Image.Image, name: str) -> None:
+        """Show how it ended; the picture takes the place of the last samples.
+
+        Arguments:
+            report: The content of the run's `report.json`.
+            picture: The report as a picture.
+            name: The name of the net's file.
+        """
+        steps = self._recent.settings.steps
+        self._bar.update_absolute(steps, preview=("JPEG", picture.convert("RGB"), max(picture.size)))
+        text = done_text(report, name)
+        self._say(text, True)
+        logging.info("ControlNet Core: %s", text)
 
     def _say(self, text: str, now: bool) -> None:
         """Show a text; unless `now`, only if the last one was not just shown."""
@@ -95,6 +114,39 @@ class TrainingDisplay:
         picture = to_image(torch.cat([torch.cat(list(row), dim=-1) for row in rows], dim=-2))
         factor = PREVIEW_SIZE / max(picture.size)
         return picture.resize((round(picture.width * factor), round(picture.height * factor)), Image.Resampling.NEAREST)
+
+
+class EncodingProgress:
+    """The bar and the text of an encoding.
+
+    Arguments:
+        first: How many pairs were encoded before.
+        total: Pairs to encode.
+    """
+
+    def __init__(self, first: int, total: int) -> None:
+        self._first = first
+        self._total = total
+        self._began = time.monotonic()
+        self._bar = comfy.utils.ProgressBar(total)
+
+    def at(self, done: int) -> str:
+        """Move the bar, and give the text: with the time left, once some pairs are encoded."""
+        self._bar.update_absolute(done)
+        text = f"encoding pair {done:,} of {self._total:,}"
+        if done == self._first:
+            return text
+        left = (self._total - done) * (time.monotonic() - self._began) / (done - self._first)
+        return f"{text} · {duration(left)} left"
+
+
+def done_text(report: dict[str, Any], name: str) -> str:
+    """The last line of a training: how well the net follows, and where it is."""
+    following = report["following"]
+    if following["caption"] is None:
+        return f"done: saved as {name}"
+    levels = f"{following['without_control']:.2f} without control, {following['ceiling']:.2f} at best"
+    return f"done: following {following['caption']:.2f} ({levels}), saved as {name}"
 
 
 def duration(seconds: float) -> str:

@@ -8,6 +8,7 @@ import shutil
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import comfy.model_management
 import torch
@@ -15,6 +16,8 @@ from torch import Tensor
 
 from ....controlnet_core.errors import SettingError
 from ....controlnet_core.pictures.read import load_image
+from ....controlnet_core.pictures.sheet import to_image
+from ....controlnet_core.training.report_picture import PICTURE
 from ....controlnet_core.training.run_folder import RunFolder
 from ....controlnet_core.training.session import Session
 from ....controlnet_core.training.settings import TrainSettings
@@ -80,7 +83,7 @@ def train_in_graph(
     try:
         with torch.inference_mode(False), warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            folder = _trained_run(sources, data, settings, node_id, device)
+            folder, report, display = _trained_run(sources, data, settings, node_id, device)
     finally:
         for warning in caught:
             if issubclass(warning.category, UserWarning):
@@ -89,10 +92,11 @@ def train_in_graph(
         comfy.model_management.soft_empty_cache()
     path = _published(folder, name)
     losses = [line.loss for line in folder.metrics.read() if line.loss is not None]
-    report = load_image(folder.path / "report.png").movedim(1, -1).contiguous()
+    picture = load_image(folder.path / PICTURE)
     settings_text = (folder.path / SETTINGS).read_text(encoding="utf-8")
     control_net = load_control_net_file(path, path.name).control_net
-    return Trained(control_net, path, losses, report, settings_text)
+    display.finish(report, to_image(picture[0]), path.name)
+    return Trained(control_net, path, losses, picture.movedim(1, -1).contiguous(), settings_text)
 
 
 def _trained_run(
@@ -101,8 +105,8 @@ def _trained_run(
     settings: TrainSettings,
     node_id: str | None,
     device: torch.device,
-) -> RunFolder:
-    """The folder of a finished run."""
+) -> tuple[RunFolder, dict[str, Any], TrainingDisplay]:
+    """The folder of a finished run, its report, and what shows it."""
     show("reading the base", node_id)
     base = base_of(*sources)
     dataset, validation = data.open(settings, base)
@@ -113,8 +117,8 @@ def _trained_run(
     if not session.finished:
         comfy.model_management.unload_all_models()
         base.to(device)
-    session.go(TrainingDisplay(settings, node_id, None if validation is None else validation.hints))
-    return folder
+    display = TrainingDisplay(settings, node_id, None if validation is None else validation.hints)
+    return folder, session.go(display), display
 
 
 def _check_name(name: str) -> None:
