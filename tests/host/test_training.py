@@ -103,7 +103,7 @@ def test_the_last_word_says_how_it_ended_and_the_report_is_the_last_picture(
         assert picture.size == (given["report"].shape[2], given["report"].shape[1])
         host.executor.reset()
     pairs = [(value, total) for value, total, _ in shown if total == 48]
-    assert pairs[0][0] == 0 and pairs[-1] == (48, 48), "encoding has a bar"
+    assert pairs and pairs[-1] == (48, 48), "encoding has a bar"
     said = [text for _, text in host.server.texts]
     assert said.count(said[-1]) == 1
 
