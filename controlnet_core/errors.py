@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import textwrap
-
 LINE = 120
 """The characters of a line that is shown whole everywhere."""
+LEAST_FOUND = 12
+"""Those of a headline that what to do leaves for what was found."""
 
 
 class ControlNetCoreError(Exception):
@@ -25,20 +25,26 @@ class ControlNetCoreError(Exception):
 
     @property
     def headline(self) -> str:
-        """What to do, in one line of at most 120 characters; with what was found, if that fits."""
-        act = self.do[:1].upper() + self.do[1:]
-        whole = f"{act} (found {self.found})"
-        return whole if len(whole) <= LINE else textwrap.shorten(act, LINE, placeholder=" …")
+        """What was found, shortened if need be, and what to do, in one line of at most 120 characters."""
+        end = _shortened(f": {self.do}", LINE - LEAST_FOUND)
+        return _shortened(self.found, LINE - len(end)) + end
 
     @property
     def details(self) -> str:
-        """What was expected, after what was found if the headline has no room for it."""
+        """What was expected; with all that was found and what to do, if the headline has no room for them."""
         expected = f"Expected: {self.expected}."
-        return expected if self.headline.endswith(f"(found {self.found})") else f"Found: {self.found}. {expected}"
+        whole = self.headline == f"{self.found}: {self.do}"
+        return expected if whole else f"Found: {self.found}. {expected} What to do: {self.do}."
 
     def __reduce__(self) -> tuple[type[ControlNetCoreError], tuple[str, str, str]]:
         """Pickle the error as its three parts, so that it can pass between processes."""
         return type(self), (self.found, self.expected, self.do)
+
+
+def _shortened(text: str, length: int) -> str:
+    """A text in one line of at most so many characters."""
+    line = " ".join(text.split())
+    return line if len(line) <= length else f"{line[: length - 1].rstrip()}…"
 
 
 class TensorShapeError(ControlNetCoreError):

@@ -79,7 +79,7 @@ def block_weights(curve: Curve, levels: BlockLevels, latent_height: int) -> tupl
     raise SettingError(
         found=f"{len(curve)} weights",
         expected=f"{count + 1} for this net: {count} skips, shallowest first, and the middle block",
-        do="give one number for each",
+        do="give one number for each skip and one for the middle block",
     )
 
 

@@ -28,6 +28,7 @@ from ..pictures.charts import (
     loss_axis,
 )
 from ..pictures.sheet import ACCENT, INK, MUTED, PADDING, PAPER, ROW_TITLE_WIDTH, font, sheet, wrapped, write_png
+from .run_folder import PICTURE
 
 WIDTH, MARGIN, SPACE = 1464, 44, 36
 """Pixels: of the whole picture, around it, and between its parts."""
@@ -41,8 +42,6 @@ MOST_COLUMNS = 8
 LARGEST_CELL, CELL_GAP = 128, 10
 MOST_MEANS = 500
 """Points of the running mean: about as many as the plot has pixels."""
-PICTURE = "report.png"
-"""The name of the picture in a run's folder."""
 FEWEST_STEPS = 5
 """The shortest axis of steps: its ticks are whole numbers."""
 
@@ -111,8 +110,7 @@ def write_report(data: ReportData, folder: str | os.PathLike[str]) -> Path:
         RunFolderError: If it cannot be written; an earlier report stays.
         TensorShapeError: If hints, pictures and captions do not fit each other.
     """
-    path = Path(folder) / PICTURE
-    write_png(draw_report(data), path)
+    write_png(draw_report(data), path := Path(folder) / PICTURE)
     return path
 
 

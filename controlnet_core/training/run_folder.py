@@ -17,7 +17,7 @@ from ..whole_file import write_whole, writing
 from .checkpoint import Checkpoints
 from .metrics import Metrics
 
-NET = "controlnet.safetensors"
+NET, PICTURE = "controlnet.safetensors", "report.png"
 
 
 class RunFolder:

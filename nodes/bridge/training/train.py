@@ -17,8 +17,7 @@ from torch import Tensor
 from ....controlnet_core.errors import SettingError
 from ....controlnet_core.pictures.read import load_image
 from ....controlnet_core.pictures.sheet import to_image
-from ....controlnet_core.training.report_picture import PICTURE
-from ....controlnet_core.training.run_folder import RunFolder
+from ....controlnet_core.training.run_folder import PICTURE, RunFolder
 from ....controlnet_core.training.session import Session
 from ....controlnet_core.training.settings import TrainSettings
 from ....controlnet_core.whole_file import whole_file
