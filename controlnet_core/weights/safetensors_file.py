@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -33,6 +34,8 @@ DTYPES = {
     "U8": "uint8",
     "BOOL": "bool",
 }
+LENGTH_BYTES = 8
+"""A file begins with the length of its header."""
 PICKLE = "a pickled PyTorch checkpoint"
 SIGNATURES = (
     (b"PK\x03\x04", PICKLE),
@@ -134,7 +137,7 @@ def is_tensor_file(path: Path) -> bool:
 
 
 def write_tensor_file(path: str | os.PathLike[str], tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Write a safetensors file, whole or not at all.
+    """Write a safetensors file, whole or not at all; the same content makes the same bytes.
 
     Arguments:
         path: Where to write; a file there is replaced.
@@ -148,8 +151,22 @@ def write_tensor_file(path: str | os.PathLike[str], tensors: Mapping[str, Tensor
     with whole_file(path) as temporary:
         try:
             save_file(flat, temporary, metadata={"format": "pt", **metadata})
+            _sort_metadata(temporary)
         except SafetensorError as error:
             raise OSError(str(error)) from error
+
+
+def _sort_metadata(path: Path) -> None:
+    """Sort the metadata by name, in place: the library writes it in an order that differs between processes."""
+    with path.open("r+b") as file:
+        length = int.from_bytes(file.read(LENGTH_BYTES), "little")
+        header = json.loads(file.read(length))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        compact = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+        if len(compact) > length:
+            raise OSError(f"a header of {length} bytes would become longer when sorted")
+        file.seek(LENGTH_BYTES)
+        file.write(compact.ljust(length))
 
 
 def _header(path: Path) -> TensorFile:

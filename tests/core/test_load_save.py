@@ -266,6 +266,20 @@ def test_a_pickle_is_never_opened(writer: str, tmp_path: Path) -> None:
     assert not marker.exists()
 
 
+def test_saving_the_same_net_again_gives_the_same_bytes(tmp_path: Path) -> None:
+    net, path = net_of(), tmp_path / "net.safetensors"
+    metadata = {name: f'"{name}" ü\n\x7f\x01' for name in ("e", "b", "ä", "c", "A")}
+    files = set()
+    for order in (sorted(metadata), sorted(metadata, reverse=True)):
+        for _ in range(4):
+            save_controlnet(net, path, metadata={name: metadata[name] for name in order})
+            files.add(path.read_bytes())
+    assert len(files) == 1
+    with safe_open(path, framework="pt") as file:
+        assert file.metadata().items() >= metadata.items()
+    assert same(load_controlnet(path).state_dict(), net.state_dict())
+
+
 def test_a_failed_write_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     net, path = net_of(), tmp_path / "net.safetensors"
     save_controlnet(net, path)
