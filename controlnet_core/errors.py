@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+UNREADABLE = (ValueError, RecursionError)
+"""What a parser of JSON or TOML raises: also for numbers of thousands of digits, and for brackets without end."""
 LINE = 120
 """The characters of a line that is shown whole everywhere."""
 LEAST_FOUND = 12

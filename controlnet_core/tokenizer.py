@@ -15,7 +15,7 @@ from tokenizers.models import BPE
 from torch import Tensor
 
 from .config import TextEncoderConfig
-from .errors import TokenizerError
+from .errors import UNREADABLE, TokenizerError
 
 START, END = "<|startoftext|>", "<|endoftext|>"
 WORD_END = "</w>"
@@ -106,7 +106,7 @@ def _read(folder: Path) -> tuple[dict[str, int], list[tuple[str, str]]]:
     try:
         vocabulary: dict[str, int] = json.loads((folder / "vocab.json").read_text(encoding="utf-8"))
         lines = (folder / "merges.txt").read_text(encoding="utf-8").splitlines()
-    except (OSError, ValueError) as error:
+    except (OSError, *UNREADABLE) as error:
         raise TokenizerError(
             found=f"{folder}: {error}",
             expected="a folder with CLIP's vocab.json and merges.txt",

@@ -10,8 +10,8 @@ from comfy_api.latest import io
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from ..controlnet_core.errors import SettingError
-from ..controlnet_core.training.settings import EvaluationSettings, TrainSettings, checked
+from ..controlnet_core.errors import UNREADABLE, SettingError
+from ..controlnet_core.training.settings import MOST, EvaluationSettings, TrainSettings, checked
 
 BASIC = ("steps", "batch_size", "learning_rate", "seed")
 FROM_GRAPH = ("device", "out", "base", "data")
@@ -20,7 +20,6 @@ TOML_ONLY = ("start_from", "hint_start", "loss_weighting", "timestep_density", "
 EVALUATION = "evaluation"
 WIDGETS = {f"{EVALUATION}_side": f"{EVALUATION}_sides"}
 """Settings whose widget has another name, which saved workflows know."""
-MOST = 2**32 - 1
 FINE_STEP, FINEST_STEP = 0.001, 0.000001
 
 
@@ -46,7 +45,7 @@ def read_settings(widgets: Mapping[str, Any], toml: str) -> TrainSettings:
     plain = {name: value for name, value in widgets.items() if not name.startswith(f"{EVALUATION}_")}
     try:
         written = tomllib.loads(toml)
-    except tomllib.TOMLDecodeError as error:
+    except UNREADABLE as error:
         raise SettingError(f"settings_toml: {error}", "settings in TOML", "correct them, or leave it empty") from error
     written = {name: value for name, value in written.items() if name not in FROM_GRAPH}
     section = written.pop(EVALUATION, {})

@@ -7,6 +7,7 @@ import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..errors import UNREADABLE
 from .output import note
 from .parser import Commands, new_command
 from .picture_files import check_writable
@@ -86,7 +87,7 @@ def change(text: str) -> tuple[str, Any]:
         raise argparse.ArgumentTypeError(f"{text!r} is not of the form KEY=VALUE, such as steps=600")
     try:
         values = tomllib.loads(f"value = {value}")
-    except tomllib.TOMLDecodeError:
+    except UNREADABLE:
         return key.strip(), value
     return key.strip(), values["value"] if len(values) == 1 else value
 

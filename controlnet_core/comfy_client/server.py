@@ -10,7 +10,7 @@ from typing import Any
 
 from aiohttp import ClientConnectionError, ClientError, ClientSession, ClientTimeout, ClientWebSocketResponse, FormData
 
-from ..errors import ControlNetCoreError
+from ..errors import UNREADABLE, ControlNetCoreError
 from ..whole_file import write_whole
 from .workflow import Workflow
 
@@ -144,7 +144,7 @@ class Server:
             raise self._unreachable(error) from error
         try:
             answer = json.loads(text) if text else {}
-        except json.JSONDecodeError:
+        except UNREADABLE:
             answer = {}
         return status, answer if isinstance(answer, dict) else {}
 

@@ -9,7 +9,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from ..errors import ControlNetCoreError
+from ..errors import UNREADABLE, ControlNetCoreError
 
 EXPORT = "open it in ComfyUI and choose Workflow > Export (API)"
 
@@ -107,7 +107,7 @@ def read_workflow(path: Path) -> Workflow:
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise WorkflowError(f"{path}, which cannot be read ({error.strerror})", "a file", "check the path") from error
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except UNREADABLE as error:
         raise WorkflowError(f"{path}, which is not JSON ({error})", "a workflow in the API format", EXPORT) from error
     if isinstance(content, dict) and isinstance(content.get("nodes"), list):
         raise WorkflowError(f"{path}, a workflow as the editor saves it", "one in the API format", EXPORT)
@@ -132,7 +132,7 @@ def _typed(text: str, before: object, address: str) -> object:
         return text
     try:
         value = json.loads(text)
-    except json.JSONDecodeError:
+    except UNREADABLE:
         value = text
     numbers = (int, float)
     fits = (

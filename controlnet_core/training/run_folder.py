@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import RunFolderError
+from ..errors import UNREADABLE, RunFolderError
 from ..pictures.read import load_image
 from ..pictures.sheet import to_image, write_png
 from ..whole_file import write_whole, writing
@@ -84,7 +84,7 @@ def read_json(path: Path) -> dict[str, Any] | None:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
-    except (OSError, ValueError) as error:
+    except (OSError, *UNREADABLE) as error:
         raise _unreadable(path, str(error)) from error
     if isinstance(content, dict):
         return content

@@ -10,11 +10,15 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ..control.curves import Side
-from ..errors import SettingError
+from ..errors import UNREADABLE, SettingError
 from ..objective import LossWeighting
 
 Share = Annotated[float, Field(ge=0, le=1)]
-Count = Annotated[int, Field(ge=1)]
+MOST = 2**32 - 1
+Count = Annotated[int, Field(ge=1, le=MOST)]
+Steps = Annotated[int, Field(ge=0, le=MOST)]
+LONGEST_VALUE = 80
+"""The characters of a value that a message shows."""
 
 
 class EvaluationSettings(BaseModel):
@@ -41,8 +45,8 @@ class TrainSettings(BaseModel):
     learning_rate: float = Field(
         1e-5, gt=0, lt=1, description="The learning rate, constant between warm-up and cool-down."
     )
-    warm_up_steps: int = Field(0, ge=0, description="Steps at the start, in which the learning rate rises from zero.")
-    cool_down_steps: int = Field(0, ge=0, description="Steps at the end, in which the learning rate falls to zero.")
+    warm_up_steps: Steps = Field(0, description="Steps at the start, in which the learning rate rises from zero.")
+    cool_down_steps: Steps = Field(0, description="Steps at the end, in which the learning rate falls to zero.")
     weight_decay: float = Field(0.01, ge=0, lt=1, description="The weight decay of AdamW.")
     gradient_clip: float = Field(1.0, gt=0, description="The largest gradient norm; larger gradients are scaled down.")
     average_decay: float = Field(
@@ -126,7 +130,9 @@ def setting_error(error: ValidationError, model: type[BaseModel], source: str) -
     key = ".".join(str(part) for part in first["loc"])
     if first["type"] != "extra_forbidden":
         wanted = first["msg"].removeprefix("Input should be ")
-        return SettingError(f"{key} = {first['input']!r} in {source}", wanted, f"correct {key}")
+        value = repr(first["input"])
+        shown = value if len(value) <= LONGEST_VALUE else f"{value[:LONGEST_VALUE]}…"
+        return SettingError(f"{key} = {shown} in {source}", wanted, f"correct {key}")
     known = _names(model)
     inner = {name.rpartition(".")[2]: name for name in reversed(known)}
     near = difflib.get_close_matches(key, known, n=1) or [
@@ -161,5 +167,5 @@ def read_toml(path: Path) -> dict[str, Any]:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise SettingError(f"no file {path}", "a TOML file with settings", "check the path") from error
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, *UNREADABLE) as error:
         raise SettingError(f"{path}: {error}", "a TOML file with settings", "correct the file") from error

@@ -9,7 +9,7 @@ from dataclasses import fields, replace
 from typing import Any, TypeVar
 
 from ..config import AutoencoderConfig, Family, TextEncoderConfig, UNetConfig
-from ..errors import CheckpointError
+from ..errors import UNREADABLE, CheckpointError
 from .source import WeightSource
 
 Facts = Mapping[str, Any]
@@ -72,7 +72,7 @@ def json_object(text: str, place: str) -> dict[str, Any]:
     """
     try:
         content = json.loads(text)
-    except (ValueError, RecursionError):  # the second where brackets are nested without end
+    except UNREADABLE:
         content = None
     if isinstance(content, dict):
         return content

@@ -21,6 +21,10 @@ from controlnet_core.training.settings import TrainSettings, checked, read_toml
         ({"learning_rate": float("nan")}, "learning_rate = nan"),
         ({"hint_encoder": "papre"}, "'reference' or 'paper'"),
         ({"steps": "many"}, "steps = 'many'"),
+        ({"steps": 10**4000}, r"steps = 10{79}…"),
+        ({"steps": 10**10}, "less than or equal to 4294967295"),
+        ({"warm_up_steps": 10**400}, "less than or equal to 4294967295"),
+        ({"out": [[[["x" * 5000]]]]}, r"out = \[\[\[\['x{74}x…"),
     ],
 )
 def test_what_is_wrong_is_named(values: dict[str, object], message: str) -> None:
@@ -46,5 +50,9 @@ def test_a_toml_file_is_read_or_its_fault_named(tmp_path: Path) -> None:
     file.write_bytes(b"\xff\xfe")
     with pytest.raises(SettingError, match=r"run\.toml"):
         read_toml(file)
+    for text in ("steps = " + 5000 * "9", "steps = " + 20_000 * "[", "steps = " + 20_000 * "{a = "):
+        file.write_text(text)
+        with pytest.raises(SettingError, match=r"run\.toml"):
+            read_toml(file)
     file.write_text("steps = 3\n[evaluation]\nevery = 2\n")
     assert checked(read_toml(file), str(file)) == TrainSettings(steps=3, evaluation={"every": 2})

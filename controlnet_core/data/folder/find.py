@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
+from ...errors import UNREADABLE
 from ...pictures.read import picture_extensions
 from .faults import (
     BROKEN_LINE,
@@ -190,7 +191,7 @@ class _Search:
         """Read one line of the list; None, with a note, if it cannot be used."""
         try:
             entry = json.loads(line)
-        except (ValueError, RecursionError) as error:
+        except UNREADABLE as error:
             self._note(BROKEN_LINE, f"{place}: {error}")
             return None
         values = _values(entry, columns) if isinstance(entry, dict) else None
