@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +19,60 @@ FORMATS = (
     *("ICO", "TGA", "PCX", "PSD", "DDS", "SGI", "QOI", "SUN", "XBM", "XPM"),
 )
 """Formats that Pillow decodes by itself. Of the others, some hand a file to another program: PostScript is one."""
+PNG = b"\x89PNG\r\n\x1a\n"
+PNG_CHUNK = 12
+"""The bytes of a PNG's chunk beside its content: length, kind and checksum."""
+PNG_TEXTS = (b"tEXt", b"zTXt", b"iTXt", b"iCCP")
+MAKE_SMALLER = "make it smaller"
 SMALLEST_SIDE = 8
 """Pixels of one latent position: a smaller image cannot say where anything is."""
 ROUNDING = 1e-3
 """How far outside [0, 1] a pixel may lie by rounding."""
 
 
-def open_picture(path: str | Path) -> Image.Image:
-    """Open an image file of one of `FORMATS`, whatever its name; raises what `Image.open` does."""
+def decoded_picture(path: str | Path) -> Image.Image:
+    """Decode an image file of one of `FORMATS`, whatever its name, rotated by its EXIF orientation.
+
+    Raises:
+        HintError: If the file is missing, empty, truncated, too large or no image; the message names it.
+    """
+    try:
+        try:
+            return _decoded(path)
+        except ValueError:  # Pillow refuses a PNG whose texts or colour profile are long
+            return _decoded(io.BytesIO(_png_pixels(Path(path).read_bytes())))
+    except Image.DecompressionBombError as error:
+        raise HintError(
+            found=f"{path}, which is too large ({error})",
+            expected=f"at most {2 * (Image.MAX_IMAGE_PIXELS or 0):,} pixels",
+            do=MAKE_SMALLER,
+        ) from error
+    except Exception as error:  # decoders of damaged files raise of everything
+        raise HintError(
+            found=_fault(Path(path), error),
+            expected="an image file, such as PNG, JPEG or WebP",
+            do="check the path and the file",
+        ) from error
+
+
+def _decoded(file: str | Path | io.BytesIO) -> Image.Image:
     Image.init()
-    return Image.open(path, formats=[kind for kind in FORMATS if kind in Image.OPEN])
+    with Image.open(file, formats=[kind for kind in FORMATS if kind in Image.OPEN]) as image:
+        image.load()
+        return ImageOps.exif_transpose(image)
+
+
+def _png_pixels(content: bytes) -> bytes:
+    """The content of a PNG without its texts and colour profile; any other content as it is."""
+    if not content.startswith(PNG):
+        return content
+    kept, start = [PNG], len(PNG)
+    while start < len(content):
+        end = start + PNG_CHUNK + int.from_bytes(content[start : start + 4], "big")
+        if content[start + 4 : start + 8] not in PNG_TEXTS:
+            kept.append(content[start:end])
+        start = end
+    return b"".join(kept)
 
 
 def picture_extensions() -> set[str]:
@@ -48,19 +93,9 @@ def load_image(path: str | Path, channels: int = 3) -> Tensor:
         Shape (1, channels, H, W), float32 in [0, 1]; 16-bit files keep their precision.
 
     Raises:
-        HintError: If the file is missing, empty, truncated or no image, or has too few channels; the message names it.
-            If it holds floats outside 0 to 1.
+        HintError: As `decoded_picture`, or if the file has too few channels, or floats outside 0 to 1.
     """
-    try:
-        with open_picture(path) as image:
-            image.load()
-            pixels = read_pixels(ImageOps.exif_transpose(image), channels)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise HintError(
-            found=_fault(Path(path), error),
-            expected="an image file, such as PNG, JPEG or WebP",
-            do="check the path and the file",
-        ) from error
+    pixels = read_pixels(decoded_picture(path), channels)
     if pixels.shape[1] not in (1, channels):
         raise HintError(
             found=f"{path} with {pixels.shape[1]} channels",

@@ -13,11 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from PIL import Image, ImageOps
 
 from ...control.notes import crop_note
-from ...errors import DatasetError
-from ...pictures.read import open_picture
+from ...errors import DatasetError, HintError
+from ...pictures.read import decoded_picture
 from ..dataset import Progress
 from ..held_out import held_out_count
 from ..hints import HintKind
@@ -136,11 +135,10 @@ def _scan(path: Path) -> _Scan:
 
 def _sides(path: Path) -> Sides:
     """Height and width of a picture that can be decoded to its end; raises DatasetError for any other."""
-    with suppress(OSError, SyntaxError, ValueError, Image.DecompressionBombError), open_picture(path) as image:
-        image.load()
+    with suppress(HintError):
+        image = decoded_picture(path)
         if image.mode in PLAIN_MODES:
-            width, height = ImageOps.exif_transpose(image).size
-            return height, width
+            return image.height, image.width
     # Many times slower: this checks every number, and says what is wrong.
     height, width = load_picture(path).shape[-2:]
     return height, width

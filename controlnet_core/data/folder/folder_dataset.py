@@ -27,7 +27,7 @@ from ...control.hint import fit_hint
 from ...control.notes import crop_note
 from ...errors import DatasetError, HintError
 from ...keyed import digest
-from ...pictures.read import load_image
+from ...pictures.read import MAKE_SMALLER, load_image
 from ..dataset import Pair
 from ..hints import HintKind, HintMaker
 from .faults import EVEN_STEP, OTHER_ASPECT, UNEQUAL, UNEVEN, first_error
@@ -193,7 +193,8 @@ def load_picture(path: Path) -> Tensor:
         return load_image(path)
     except HintError as error:
         found = error.found if str(path) in error.found else f"{path}: {error.found}"
-        raise DatasetError(found, error.expected, "replace the file or remove the pair") from error
+        do = error.do if error.do == MAKE_SMALLER else "replace the file or remove the pair"
+        raise DatasetError(found, error.expected, do) from error
 
 
 def in_pixels(sides: Sequence[int]) -> str:
