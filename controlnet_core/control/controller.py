@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..config import BlockLevels
+from ..hint_statistics import HintStatistics
 from ..model.residuals import Residuals
 
 
@@ -18,10 +19,12 @@ class Controller(Protocol):
     Attributes:
         hint_channels: Channels of the hint image.
         pooled: Whether its residuals are averaged over the picture.
+        hint_statistics: What its hints look like; None if that is not known.
     """
 
     hint_channels: int
     pooled: bool
+    hint_statistics: HintStatistics | None
 
     @property
     def dtype(self) -> torch.dtype:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..config import UNetConfig
 from ..errors import FamilyMismatchError, SettingError
+from ..hint_statistics import hint_notes
 from ..model.residuals import Residuals
 from ..pictures.read import HintImage
 from ..schedule import NoiseSchedule
@@ -208,4 +209,5 @@ def _notes(run: ControlRun, sigmas: list[float], pictures: int, sides: tuple[Gui
     if application.side_of(control.net) not in ("both", *sides):
         notes.append("it acts on the unconditional side only, which is not computed at guidance 1")
     notes.append(hint_count_note(len(control.hint_pixels), pictures))
+    notes += hint_notes(control.hint_pixels, control.net.hint_statistics)
     return [note for note in notes if note is not None]

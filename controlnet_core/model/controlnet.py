@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ..config import BlockLevels, UNetConfig
 from ..errors import SettingError, TensorShapeError
 from ..expect import expect
+from ..hint_statistics import HintStatistics
 from .encoder import Encoder
 from .hint import HINT_ENCODERS, HintEncoderKind
 from .layers import AttentionFunction, LayerFactory, Operations, scaled_dot_product_attention, zero_, zero_convolution
@@ -102,6 +103,9 @@ class ControlNet(nn.Module):
         pooled: Whether its residuals are averaged over the picture when it is applied, as those of shuffle nets are,
             which give style and not position; such a net acts on the conditional side unless told otherwise.
 
+    Attributes:
+        hint_statistics: What its hints look like; None if that is not known.
+
     Raises:
         SettingError: If the hint encoder is unknown or there are no hint channels.
     """
@@ -127,6 +131,7 @@ class ControlNet(nn.Module):
         self.config = config
         self.hint_channels = hint_channels
         self.pooled = pooled
+        self.hint_statistics: HintStatistics | None = None
         self.hint_encoder_kind = hint_encoder
         self.encoder = Encoder(config, layers)
         self.hint_encoder = HINT_ENCODERS[hint_encoder](hint_channels, config.model_channels, layers)

@@ -12,6 +12,7 @@ from ..data.cache import encode_dataset
 from ..data.dataset import PairDataset, Progress
 from ..errors import FamilyMismatchError
 from ..evaluation.validation import Validation
+from ..hint_statistics import METADATA_KEY, HintStatistics
 from ..model.controlnet import ControlNet
 from ..version import __version__
 from ..weights.load import load_controlnet
@@ -29,6 +30,8 @@ from .step import StepReport, Trainer
 
 SAMPLES = 6
 """Pictures of an evaluation that are kept."""
+DESCRIBED_HINTS = 32
+"""So many hints tell what they look like."""
 
 
 def train(
@@ -80,7 +83,9 @@ def train(
     with base.encoders_on("cpu"):  # a step needs none of them
         yield from _steps(settings, trainer, batches, record)
     net = trainer.averaged_net()
-    save_controlnet(net, folder.net_path, metadata=provenance(run, folder))
+    hints = dataset.hints(range(min(len(dataset), DESCRIBED_HINTS)))
+    described = {METADATA_KEY: HintStatistics.of(hints).text}
+    save_controlnet(net, folder.net_path, metadata={**provenance(run, folder), **described})
     return net
 
 

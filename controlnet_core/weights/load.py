@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 from torch import nn
 
+from ..hint_statistics import expected_hints
 from ..model.controlnet import ControlNet
 from ..model.layers import AttentionFunction, Operations, scaled_dot_product_attention
 from .layouts.kinds import ControlNetConfig
@@ -71,4 +73,5 @@ def read_controlnet(
         pooled=config.pooled,
     )
     net.load_state_dict(found.state_dict(device=device, dtype=dtype), assign=True)
+    net.hint_statistics = expected_hints(found.source.metadata, Path(found.source.place).name)
     return net.train(False)

@@ -215,10 +215,10 @@ def test_hint_i_steers_picture_i_on_both_sides(net: RecordingNet) -> None:
     ("settings", "pictures", "sides", "message"),
     [
         ({"start": 0.01, "end": 0.02}, 1, BOTH, "no step falls between start 0.01 and end 0.02"),
-        ({"hint": torch.zeros(3, 32, 64)}, 1, BOTH, "another aspect than the picture's 64 x 64"),
+        ({"hint": torch.rand(3, 32, 64)}, 1, BOTH, "another aspect than the picture's 64 x 64"),
         ({"mask": torch.zeros(32, 64)}, 1, BOTH, "the mask has 64 x 32 pixels"),
-        ({"hint": torch.zeros(3, 3, 64, 64)}, 2, BOTH, "3 hints for 2 pictures: the last one is not used"),
-        ({"hint": torch.zeros(2, 3, 64, 64)}, 3, BOTH, "2 hints for 3 pictures: they are repeated"),
+        ({"hint": torch.rand(3, 3, 64, 64)}, 2, BOTH, "3 hints for 2 pictures: the last one is not used"),
+        ({"hint": torch.rand(2, 3, 64, 64)}, 3, BOTH, "2 hints for 3 pictures: they are repeated"),
         ({"side": "unconditional"}, 1, ("conditional",), "not computed at guidance 1"),
     ],
 )

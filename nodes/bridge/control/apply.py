@@ -9,6 +9,8 @@ from torch import Tensor
 
 from ....controlnet_core.control.application import Application
 from ....controlnet_core.control.step import GuidanceSide
+from ....controlnet_core.hint_statistics import hint_notes
+from ..host.messages import warn
 from ..host.types import Conditioning, HostControlNet, HostVae
 from ..loading.families import check_conditioning
 from .foreign_net import WeightedControl, Weighting, weighted
@@ -62,9 +64,18 @@ def apply_stack(
     for net, hints, strength, start, end in read_stack(stack):
         application = Application(strength, start, end)
         if strength:
+            warn_of_hints(net, hints, node_id)
             ours = net if isinstance(net, OURS) else weighted(net.copy(), Weighting(application, node_id))
             conditionings = _applied(conditionings, ours, hints, strength, (start, end), vae)
     return dict(conditionings)
+
+
+def warn_of_hints(net: HostControlNet, hints: Tensor, node_id: str | None) -> None:
+    """Warn of hints (B, H, W, C) that show nothing, or of another kind than the net's, where that is known."""
+    ours = isinstance(net, CoreControlNet)
+    name = net.name if ours else "ControlNet"
+    for note in hint_notes(hints.movedim(-1, 1), net.net.hint_statistics if ours else None):
+        warn(f"{name}: {note}", node_id)
 
 
 def _applied(
