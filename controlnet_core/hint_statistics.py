@@ -69,7 +69,7 @@ def hint_notes(hints: Tensor, expected: HintStatistics | None) -> list[str]:
     if empty.any():
         shade = "black" if high[empty].max() < DARK else "white" if low[empty].min() > BRIGHT else "one shade of grey"
         which = "the hint is" if len(hints) == 1 else f"{int(empty.sum())} of {len(hints)} hints are"
-        return [f"{which} all {shade}: there is nothing to follow"]
+        return [f"{which} all {shade}, so there is nothing to follow"]
     notes = []
     if len(hints) > 1 and bool((hints[1:] == hints[:1]).all()):
         notes.append(f"all {len(hints)} hints are the same picture")

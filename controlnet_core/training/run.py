@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Callable, Generator
 
 import torch
@@ -10,6 +11,7 @@ import torch
 from ..base import Base
 from ..data.cache import encode_dataset
 from ..data.dataset import PairDataset, Progress
+from ..data.notes import PairsWarning, pair_notes
 from ..errors import FamilyMismatchError
 from ..evaluation.validation import Validation
 from ..hint_statistics import METADATA_KEY, HintStatistics
@@ -74,6 +76,8 @@ def train(
     run = find_run(settings, base, dataset)
     if run.finished:
         return load_controlnet(run.net_path, device=base.device)
+    for note in pair_notes(dataset):
+        warnings.warn(note, PairsWarning, stacklevel=2)
     folder = run.open()
     encoded = encode_dataset(base, dataset, settings.out / "cache", lambda done, total: listen(Encoding(done, total)))
     batches = Batches(settings, base, encoded, dataset)

@@ -207,3 +207,17 @@ def test_a_malformed_file_does_not_spoil_what_is_said_of_another_net(extension: 
         extension.run("ApplyControlNet", control_net=net, image=IMAGE, **WINDOW, positive=wide, negative=wide)
     for path in (*paths, folder / "given_sd15.safetensors"):
         path.unlink()
+
+
+def test_hints_that_show_nothing_are_told_on_the_node(extension: Extension, net: HostObject) -> None:
+    sides = {"positive": conditioning(), "negative": conditioning()}
+    said = len(extension.texts)
+    extension.run("ApplyControlNet", control_net=net, image=torch.rand(1, 64, 64, 3), **WINDOW, **sides)
+    assert len(extension.texts) == said
+    odd = {"all black": torch.zeros(1, 64, 64, 3), "the same picture": IMAGE.expand(3, -1, -1, -1)}
+    for words, image in odd.items():
+        extension.run("ApplyControlNet", control_net=net, image=image, **WINDOW, **sides)
+        node, text = extension.texts[-1]
+        assert node == "7" and text.startswith("⚠ ") and words in text, text
+    stacked(extension, net, image=torch.zeros(1, 64, 64, 3), **sides)
+    assert "all black" in extension.texts[-1][1]
