@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 Prediction = Literal["eps", "v"]
+LossWeighting = Literal["plain", "v", "min_snr"]
+"""How much each noise level counts in training: see `objective.loss_weights`."""
 
 
 @dataclass(frozen=True)

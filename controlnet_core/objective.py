@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from .base import TextEmbeddings
-from .config import Prediction
+from .config import LossWeighting, Prediction
 from .model.controlnet import ControlNet
 from .model.unet import UNet
 from .prediction import network_input, noised, target
@@ -37,7 +37,6 @@ class Batch:
     text: TextEmbeddings
 
 
-LossWeighting = Literal["plain", "v", "min_snr"]
 MIN_SNR_GAMMA = 5.0
 """The signal-to-noise ratio from which on errors of x0 count no more (Hang et al. 2023, section 3.4)."""
 

@@ -37,7 +37,7 @@ class Draws:
 class StepDraws:
     """Makes the draws of any step.
 
-    Each epoch visits every pair once, in an order of its own.
+    Each epoch visits every pair once, in an order of its own. Prompt drop empties a share of the prompts.
 
     Arguments:
         settings: The run's settings.

@@ -9,9 +9,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from ..config import LossWeighting
 from ..control.curves import Side
 from ..errors import UNREADABLE, SettingError
-from ..objective import LossWeighting
 
 Share = Annotated[float, Field(ge=0, le=1)]
 MOST = 2**32 - 1

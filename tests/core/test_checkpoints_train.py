@@ -50,7 +50,7 @@ PAIRS = ShapesDataset(40, 32, seed=3)
 OUTPUT = "first_stage_model.quant_conv.bias"
 EMBEDDING = "cond_stage_model.transformer.text_model.embeddings.token_embedding.weight"
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*ComfyUI's loader takes it")
+pytestmark = pytest.mark.filterwarnings("ignore:.*ComfyUI's loader takes it", "ignore:of the pairs to train on")
 
 
 def trained(base: Base, out: Path) -> list[float]:

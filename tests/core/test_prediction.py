@@ -7,8 +7,8 @@ import torch
 from diffusers import DDPMScheduler
 from diffusers.training_utils import compute_snr
 
-from controlnet_core.config import Prediction
-from controlnet_core.objective import LossWeighting, loss_weights
+from controlnet_core.config import LossWeighting, Prediction
+from controlnet_core.objective import loss_weights
 from controlnet_core.prediction import denoised, network_input, noised, target
 from controlnet_core.schedule import NoiseSchedule
 

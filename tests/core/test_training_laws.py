@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from controlnet_core import objective
 from controlnet_core.base import TextEmbeddings
-from controlnet_core.config import Prediction, UNetConfig
+from controlnet_core.config import LossWeighting, Prediction, UNetConfig
 from controlnet_core.control.stack import Control, ControlStack
 from controlnet_core.control.step import StepInput
 from controlnet_core.model.attention import TransformerBlock
@@ -23,7 +23,7 @@ from controlnet_core.model.hint import HintEncoderKind
 from controlnet_core.model.layers import LayerFactory
 from controlnet_core.model.residuals import Residuals
 from controlnet_core.model.unet import Features, UNet
-from controlnet_core.objective import Batch, LossWeighting, control_loss, loss_weights
+from controlnet_core.objective import Batch, control_loss, loss_weights
 from controlnet_core.schedule import NoiseSchedule
 from tests.support.bases import SMALL
 from tests.support.bits import same_bits

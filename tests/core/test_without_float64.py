@@ -13,9 +13,9 @@ from torch.utils._pytree import tree_leaves
 
 from controlnet_core import schedule
 from controlnet_core.base import TextEmbeddings
-from controlnet_core.config import Prediction
+from controlnet_core.config import LossWeighting, Prediction
 from controlnet_core.model.controlnet import ControlNet
-from controlnet_core.objective import Batch, LossWeighting, control_loss
+from controlnet_core.objective import Batch, control_loss
 from controlnet_core.sampling.guidance import GuidedDenoiser
 from controlnet_core.schedule import NoiseSchedule
 from tests.support.bases import SmallBase, small_base
