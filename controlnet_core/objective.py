@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -83,6 +84,32 @@ def control_loss(
         return functional.mse_loss(output, wanted)
     errors = functional.mse_loss(output, wanted, reduction="none").mean((1, 2, 3))
     return (loss_weights(weighting, prediction, sigma).to(errors) * errors).mean()
+
+
+@torch.no_grad()
+def control_errors(
+    unet: UNet,
+    net: ControlNet,
+    batch: Batch,
+    schedule: NoiseSchedule,
+    prediction: Prediction,
+    hints: Sequence[Tensor],
+) -> list[Tensor]:
+    """The mean squared error of each row's controlled prediction, shape (B,), with each of several sets of hints.
+
+    What the hints have no say in, the locked encoder, is computed once.
+    """
+    sigma = schedule.sigma(batch.timesteps)
+    x = network_input(noised(batch.latents, batch.noise, sigma), sigma)
+    text, own = batch.text.to(x.device, unet.dtype), batch.text.to(x.device, net.dtype)
+    features = unet.encode(x.to(unet.dtype), batch.timesteps, text.context, text.y)
+    wanted = target(prediction, batch.latents, batch.noise, sigma)
+    errors = []
+    for pixels in hints:
+        residuals = net(x.to(net.dtype), pixels.to(net.dtype), batch.timesteps, own.context, own.y)
+        output = unet.decode(features, text.context, residuals.map(lambda residual: residual.to(unet.dtype)))
+        errors.append((output.to(wanted.dtype) - wanted).square().mean((1, 2, 3)))
+    return errors
 
 
 def loss_weights(weighting: LossWeighting, prediction: Prediction, sigma: Tensor) -> Tensor:

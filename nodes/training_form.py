@@ -15,7 +15,7 @@ from ..controlnet_core.training.settings import MOST, EvaluationSettings, TrainS
 
 BASIC = ("steps", "batch_size", "learning_rate", "seed")
 FROM_GRAPH = ("device", "out", "base", "data")
-TOML_ONLY = ("start_from", "hint_start", "loss_weighting", "timestep_density", "offset_noise")
+TOML_ONLY = ("start_from", "hint_start", "loss_weighting", "timestep_density", "offset_noise", "pictures")
 """Settings without a widget: `settings_toml` may hold them."""
 EVALUATION = "evaluation"
 WIDGETS = {f"{EVALUATION}_side": f"{EVALUATION}_sides"}
@@ -40,7 +40,7 @@ def read_settings(widgets: Mapping[str, Any], toml: str) -> TrainSettings:
     Raises:
         SettingError: If it is not TOML, a name is unknown or a value impossible.
     """
-    names = {name: f"{EVALUATION}_{name}" for name in EvaluationSettings.model_fields}
+    names = {name: f"{EVALUATION}_{name}" for name in EvaluationSettings.model_fields if name not in TOML_ONLY}
     evaluation = {name: widgets[WIDGETS.get(widget, widget)] for name, widget in names.items()}
     plain = {name: value for name, value in widgets.items() if not name.startswith(f"{EVALUATION}_")}
     try:

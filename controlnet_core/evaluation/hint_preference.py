@@ -18,12 +18,14 @@ from ..data.dataset import Progress
 from ..data.held_out import Subset
 from ..keyed import keyed_generator
 from ..model.controlnet import ControlNet
-from ..objective import Batch, control_loss
+from ..objective import Batch, control_errors
 from ..sampling.generate import SamplingSettings
-from .validation import Evaluation, Levels, draw_hints, pictures_per_batch
+from .validation import Evaluation, Levels, draw_hints, drawing_cost, pictures_per_batch
 
 MOMENTS = (0.5, 0.65, 0.8, 0.95)
 """Fractions of the noise schedule at which the two hints are compared."""
+COMPARED = 0.9
+"""What comparing both hints of one pair at one moment costs, in pairs of a training step."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,12 +40,20 @@ class HintPreferenceValidation:
         pairs: The held-out pairs, at least 2.
         sampling: How to draw the samples; its seed draws the noise.
         side: The side of guidance that control acts on in the samples.
+        pictures: How many hints are drawn, or all if there are fewer.
     """
 
     base: Base
     pairs: Subset
     sampling: SamplingSettings
     side: Side = "both"
+    pictures: int = 4
+
+    @property
+    def cost(self) -> float:
+        """About how many pairs a net could be trained on in the time of one evaluation."""
+        drawn = drawing_cost(min(self.pictures, len(self.pairs)), self.sampling)
+        return drawn + COMPARED * len(MOMENTS) * len(self.pairs)
 
     @property
     def ceiling_label(self) -> str:
@@ -66,10 +76,11 @@ class HintPreferenceValidation:
 
     def evaluate(self, net: ControlNet, progress: Progress | None = None) -> Evaluation:
         """Compare the losses with both hints, and draw the pictures' own hints with their captions."""
-        own, other = self._losses(net, self.hints), self._losses(net, self.hints.roll(1, 0))
-        preferred = (own < other).double() + 0.5 * (own == other)
+        own, other = self._losses(net)
+        preferred = (own < other).float() + 0.5 * (own == other)
         saved = {"loss_saved": 1 - float(own.mean() / other.mean())}
-        pictures = draw_hints(self.base, net, self.hints, self.captions, self.sampling, self.side, progress)
+        hints, captions = self.hints[: self.pictures], self.captions[: self.pictures]
+        pictures = draw_hints(self.base, net, hints, captions, self.sampling, self.side, progress)
         return Evaluation(tuple(preferred.mean(0).tolist()), saved, pictures)
 
     @cached_property
@@ -85,24 +96,27 @@ class HintPreferenceValidation:
         height, width = self.hints.shape[-2:]
         return self.base.encode_text(self.captions, (height, width))
 
-    def _losses(self, net: ControlNet, hints: Tensor) -> Tensor:
-        """The loss of each pair with its row of `hints` at each moment, shape (moments, N)."""
-        rows = range(len(self.pairs))
-        return torch.tensor([[self._loss(net, hints, row, moment) for row in rows] for moment in MOMENTS]).double()
-
     @torch.no_grad()
-    def _loss(self, net: ControlNet, hints: Tensor, row: int, moment: float) -> float:
-        """The loss of one pair with one hint at one moment."""
+    def _losses(self, net: ControlNet) -> Tensor:
+        """The loss of each pair with its own hint and with another's at each moment, shape (2, moments, N)."""
+        height, width = self.hints.shape[-2:]
+        parts = torch.arange(len(self.pairs)).split(pictures_per_batch(height, width))
+        losses = [torch.cat([self._part(net, rows, moment) for rows in parts], dim=1) for moment in MOMENTS]
+        return torch.stack(losses, dim=1)
+
+    def _part(self, net: ControlNet, rows: Tensor, moment: float) -> Tensor:
+        """The losses of some pairs with both hints at one moment, shape (2, N)."""
         device, schedule = self.base.device, self.base.schedule
         timestep = int(moment * len(schedule.alphas_cumprod))
-        latents = self._latents[row : row + 1]
-        generator = keyed_generator("validation noise", self.sampling.seed, row, timestep)
-        noise = torch.randn(latents.shape, generator=generator)
+        shape = self._latents.shape[1:]
+        keys = [keyed_generator("validation noise", self.sampling.seed, row, timestep) for row in rows.tolist()]
         batch = Batch(
-            latents=latents.to(device),
-            noise=noise.to(device),
-            timesteps=torch.tensor([timestep], device=device),
-            hints=hints[row : row + 1].to(device),
-            text=self._text[row : row + 1].to(device),
+            latents=self._latents[rows].to(device),
+            noise=torch.stack([torch.randn(shape, generator=generator) for generator in keys]).to(device),
+            timesteps=torch.full((len(rows),), timestep, device=device),
+            hints=self.hints[rows].to(device),
+            text=self._text[rows].to(device),
         )
-        return float(control_loss(self.base.unet, net, batch, schedule, self.base.prediction))
+        other = self.hints.roll(1, 0)[rows].to(device)
+        errors = control_errors(self.base.unet, net, batch, schedule, self.base.prediction, [batch.hints, other])
+        return torch.stack(errors).cpu()

@@ -16,7 +16,10 @@ from ..control.stack import Control
 from ..data.dataset import Progress
 from ..model.controlnet import ControlNet
 from ..sampling.generate import SamplingSettings, generate
+from ..sampling.guidance import guidance_sides
 
+DRAWN, DECODED = 0.5, 2.0
+"""What a sampling step of a picture on one side of guidance costs, and decoding it: in pairs of a training step."""
 PIXELS_AT_ONCE = 32 * 64 * 64
 """The most pixels in a batch of more than one picture."""
 
@@ -57,6 +60,11 @@ class Levels:
 class Validation(Protocol):
     """What a training run calls to measure how well its net follows."""
 
+    @property
+    def cost(self) -> float:
+        """About how many pairs a net could be trained on in the time of one evaluation."""
+        ...
+
     def levels(self, progress: Progress | None = None) -> Levels:
         """The scores that following is compared with; `progress` is told how many hints are drawn for it."""
         ...
@@ -69,6 +77,11 @@ class Validation(Protocol):
 def pictures_per_batch(height: int, width: int) -> int:
     """How many pictures of a size go into one batch."""
     return max(1, PIXELS_AT_ONCE // (height * width))
+
+
+def drawing_cost(pictures: int, sampling: SamplingSettings) -> float:
+    """About how many pairs a net could be trained on while these pictures are drawn."""
+    return pictures * (DRAWN * sampling.steps * len(guidance_sides(sampling.guidance)) + DECODED)
 
 
 def draw_hints(

@@ -13,7 +13,7 @@ from ..base import Base
 from ..control.curves import Side
 from ..data.dataset import Progress
 from ..errors import DatasetError
-from ..evaluation.validation import Evaluation, Levels, draw_hints, pictures_per_batch
+from ..evaluation.validation import Evaluation, Levels, draw_hints, drawing_cost, pictures_per_batch
 from ..model.controlnet import ControlNet
 from ..sampling.generate import SamplingSettings
 from .scores import following_scores, picture_scores
@@ -44,6 +44,11 @@ class ShapesValidation:
     def ceiling_label(self) -> str:
         """What the ceiling is, for reports."""
         return "encoded and decoded true images"
+
+    @property
+    def cost(self) -> float:
+        """About how many pairs a net could be trained on in the time of one evaluation."""
+        return drawing_cost(len(self.scenes), self.sampling)
 
     @cached_property
     def hints(self) -> Tensor:

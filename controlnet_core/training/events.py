@@ -25,6 +25,7 @@ class Opened:
         nearest: For a new run, the folder of the run that differs least, if any.
         differences: What differs between the two.
         misread: Folders of runs of another format, which cannot be resumed.
+        evaluation_interval: Steps between two evaluations; None if there are none.
     """
 
     path: str
@@ -35,6 +36,7 @@ class Opened:
     nearest: str | None = None
     differences: tuple[str, ...] = ()
     misread: tuple[str, ...] = ()
+    evaluation_interval: int | None = None
 
 
 @dataclass(frozen=True)

@@ -61,7 +61,7 @@ def hold_out(pairs: PairDataset, evaluation: EvaluationSettings, base: Base) -> 
     shown = replace(held_out, indices=held_out.indices[: max(FEWEST, evaluation.hints)])
     height, width = shown.hints([0]).shape[-2:]
     sampling = _sampling(evaluation, height, width)
-    return training, HintPreferenceValidation(base, shown, sampling, evaluation.side)
+    return training, HintPreferenceValidation(base, shown, sampling, evaluation.side, evaluation.pictures)
 
 
 def _sampling(evaluation: EvaluationSettings, height: int, width: int) -> SamplingSettings:

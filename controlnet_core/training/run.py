@@ -102,7 +102,7 @@ def _steps(
             yield record.add(record.evaluated(StepReport(trainer.step, None, 0.0, 0.0)))
         while trainer.step < settings.steps:
             report = trainer.take_step(batches.at(trainer.step))
-            if settings.evaluates_at(trainer.step):
+            if record.evaluates_at(trainer.step):
                 report = record.evaluated(report)
             record.add(report)
             if settings.saves_at(trainer.step):
@@ -214,11 +214,17 @@ class Record:
         self.trainer = trainer
         self.validation = validation
         evaluated = any(line.step == trainer.step and line.evaluation is not None for line in lines)
-        due = validation is not None and trainer.settings.evaluates_at(trainer.step)
-        self.lacks_evaluation = due and not evaluated
+        self.lacks_evaluation = self.evaluates_at(trainer.step) and not evaluated
         self._listen = listen
         self._saved = trainer.step
         self._session = 1 + max((line.session for line in lines), default=0)
+
+    def evaluates_at(self, step: int) -> bool:
+        """Whether following is measured after this many steps."""
+        if self.validation is None:
+            return False
+        settings = self.trainer.settings
+        return step == settings.steps or step % settings.evaluation_interval(self.validation.cost) == 0
 
     def add(self, report: StepReport) -> StepReport:
         """Add a step to the metrics, and its pictures to the samples."""

@@ -76,7 +76,8 @@ class Session:
             TrainingError: If the loss is not finite.
             WriteError: If the run's folder cannot be written.
         """
-        listen(opened(self.run))
+        cost = None if self.validation is None else self.validation.cost
+        listen(opened(self.run, None if cost is None else self.settings.evaluation_interval(cost)))
         folder = RunFolder(self.run.path)
         try:
             if not self.run.finished:
@@ -109,7 +110,7 @@ class Session:
         return report
 
 
-def opened(run: Run) -> Opened:
+def opened(run: Run, evaluation_interval: int | None) -> Opened:
     """How a run begins."""
     settings, start = run.settings, run.starts[0] if run.starts else None
     state: State = "new" if start is None else "resumed" if start.path == run.path else "branched"
@@ -124,6 +125,7 @@ def opened(run: Run) -> Opened:
         nearest=None if run.nearest is None else str(run.nearest.path),
         differences=() if run.nearest is None else run.nearest.differences,
         misread=tuple(map(str, run.misread)),
+        evaluation_interval=evaluation_interval,
     )
 
 
@@ -159,12 +161,13 @@ class Recent:
         self._losses: deque[float] = deque(maxlen=AVERAGED_LOSSES)
         self._seconds: deque[float] = deque(maxlen=TIMED_STEPS)
         self._evaluation_seconds = 0.0
+        self._interval: int | None = None
 
     def add(self, event: Event) -> None:
         """Update the numbers from an event."""
         match event:
-            case Opened(step=step):
-                self.step = step
+            case Opened():
+                self.step, self._interval = event.step, event.evaluation_interval
             case Stepped():
                 self.step = event.step
                 self._losses.append(event.loss)
@@ -185,5 +188,5 @@ class Recent:
         if not self._seconds:
             return None
         left = self.settings.steps - self.step
-        evaluations = left / self.settings.evaluation.every if self.following is not None else 0
+        evaluations = 0.0 if self._interval is None else left / self._interval
         return left * median(self._seconds) + evaluations * self._evaluation_seconds

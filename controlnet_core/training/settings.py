@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -17,6 +18,8 @@ Share = Annotated[float, Field(ge=0, le=1)]
 MOST = 2**32 - 1
 Count = Annotated[int, Field(ge=1, le=MOST)]
 Steps = Annotated[int, Field(ge=0, le=MOST)]
+EVALUATION_SHARE = 0.05
+"""The share of the time that evaluations may take."""
 LONGEST_VALUE = 80
 """The characters of a value that a message shows."""
 
@@ -26,8 +29,13 @@ class EvaluationSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    every: Count = Field(300, description="Steps between two evaluations.")
-    hints: Count = Field(16, description="Held-out hints drawn at each evaluation, or all if there are fewer.")
+    every: Steps = Field(
+        0, description="Steps between two evaluations; 0 is as few as keep them within 5 % of the time."
+    )
+    hints: Count = Field(16, description="Held-out hints measured at each evaluation, or all if there are fewer.")
+    pictures: Count = Field(
+        4, description="How many of them are drawn, where following is told without drawing them: not on shapes."
+    )
     sampling_steps: Count = Field(20, description="Sampling steps for each picture.")
     guidance: float = Field(7.5, ge=1, description="The scale of classifier-free guidance; 1 is none.")
     side: Side = Field(
@@ -99,9 +107,9 @@ class TrainSettings(BaseModel):
         rise, fall = (step + 1) / (self.warm_up_steps + 1), (self.steps - step) / (self.cool_down_steps + 1)
         return self.learning_rate * min(1.0, rise, fall)
 
-    def evaluates_at(self, step: int) -> bool:
-        """Whether following is measured after this many steps."""
-        return step == self.steps or step % self.evaluation.every == 0
+    def evaluation_interval(self, cost: float) -> int:
+        """Steps between two evaluations, each of which takes the time of training on `cost` pairs."""
+        return self.evaluation.every or max(1, math.ceil(cost / (self.batch_size * EVALUATION_SHARE)))
 
     def saves_at(self, step: int) -> bool:
         """Whether a checkpoint is written after this many steps."""

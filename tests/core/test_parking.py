@@ -89,6 +89,8 @@ class Drawing:
         calls: Where it notes them.
     """
 
+    cost = 1.0
+
     def __init__(self, calls: list[str]) -> None:
         self.calls = calls
 

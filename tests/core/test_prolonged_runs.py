@@ -54,6 +54,8 @@ def trained(chosen: TrainSettings) -> tuple[int, Path]:
 class Measuring:
     """A validation that measures the same each time, and draws two grey pictures."""
 
+    cost = 1.0
+
     ceiling_label = "the best"
     hints, captions = torch.zeros(2, 3, 32, 32), ("a", "b")
 
@@ -165,7 +167,7 @@ def test_another_learning_rate_is_a_new_run_and_that_is_said(tmp_path: Path) -> 
     run = run_of(changed)
     assert run.starts == () and run.nearest is not None and run.nearest.path == path
     assert run.nearest.differences == ("learning_rate 0.001 instead of 0.0003", "prompt_drop 0.25 instead of 0.5")
-    (_, line) = event_lines(opened(run))
+    (_, line) = event_lines(opened(run, None))
     assert line.startswith(f"a new run; the nearest is {path.name}") and "learning_rate 0.001 instead of 0.0003" in line
     other = find_run(settings(tmp_path, 4), small_base(), ShapesDataset(11, 32, seed=0))
     assert other.nearest is not None and other.nearest.differences == ("other data",)
@@ -177,7 +179,7 @@ def test_a_run_of_another_format_is_named_and_left_alone(tmp_path: Path) -> None
     (old / "settings.json").write_text("{}")
     run = run_of(settings(tmp_path, 4))
     assert run.misread == (old,) and run.nearest is None
-    assert any(old.name in line and "another version" in line for line in event_lines(opened(run)))
+    assert any(old.name in line and "another version" in line for line in event_lines(opened(run, None)))
     trained(settings(tmp_path, 1))
     assert [entry.name for entry in old.iterdir()] == ["settings.json"]
 

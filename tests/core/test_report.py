@@ -25,6 +25,8 @@ SCORES = {0: 0.2, 10: 0.25, 20: 0.8, 30: 0.85}
 class Known:
     """A validation whose numbers are known."""
 
+    cost = 1.0
+
     hints: Tensor = field(default_factory=lambda: torch.zeros(8, 3, 16, 16))
     captions: tuple[str, ...] = tuple("abcdefgh")
     ceiling_label: str = "the best"

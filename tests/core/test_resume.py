@@ -32,6 +32,8 @@ Training = Generator[StepReport, None, ControlNet]
 class Disturbance:
     """A validation that draws from torch's own random state, and checks that no gradient is kept."""
 
+    cost = 1.0
+
     def levels(self, progress: Progress | None = None) -> Levels:
         return Levels(0.5, 0.5)
 
@@ -93,6 +95,8 @@ def test_a_run_that_is_stopped_resumes_bit_for_bit(tmp_path: Path) -> None:
 
 class Stopping(Disturbance):
     """A validation that is stopped a number of times while it draws."""
+
+    cost = 1.0
 
     def __init__(self, times: int) -> None:
         self.times = times

@@ -110,7 +110,8 @@ class TrainingDisplay:
 
     def _picture(self, pictures: Tensor) -> Image.Image:
         """The first samples below their hints."""
-        rows = [pictures[:SAMPLES]] if self.hints is None else [self.hints[:SAMPLES].cpu(), pictures[:SAMPLES]]
+        shown = pictures[:SAMPLES]
+        rows = [shown] if self.hints is None else [self.hints[: len(shown)].cpu(), shown]
         picture = to_image(torch.cat([torch.cat(list(row), dim=-1) for row in rows], dim=-2))
         factor = PREVIEW_SIZE / max(picture.size)
         return picture.resize((round(picture.width * factor), round(picture.height * factor)), Image.Resampling.NEAREST)
