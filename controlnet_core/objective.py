@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -35,6 +36,19 @@ class Batch:
     timesteps: Tensor
     hints: Tensor
     text: TextEmbeddings
+
+    def __len__(self) -> int:
+        """How many pairs it has."""
+        return len(self.latents)
+
+    def parts(self, count: int) -> Iterator[Batch]:
+        """Slice it into at most `count` batches of the same length; the last one may be shorter."""
+        length = math.ceil(len(self) / count)
+        for start in range(0, len(self), length):
+            rows = slice(start, start + length)
+            yield Batch(
+                self.latents[rows], self.noise[rows], self.timesteps[rows], self.hints[rows], self.text[rows]
+            )
 
 
 LossWeighting = Literal["plain", "v", "min_snr"]
@@ -84,6 +98,25 @@ def control_loss(
         return functional.mse_loss(output, wanted)
     errors = functional.mse_loss(output, wanted, reduction="none").mean((1, 2, 3))
     return (loss_weights(weighting, prediction, sigma).to(errors) * errors).mean()
+
+
+def accumulate_gradients(loss_of: Callable[[Batch], Tensor], batch: Batch, parts: int) -> Tensor:
+    """Add the gradients of a batch's loss to the parameters, one part of the batch after another.
+
+    Arguments:
+        loss_of: The mean loss of a batch.
+        batch: The whole batch.
+        parts: How many parts at most.
+
+    Returns:
+        The loss of the whole batch, without a gradient.
+    """
+    losses = []
+    for part in batch.parts(parts):
+        loss = loss_of(part) * (len(part) / len(batch))
+        loss.backward()
+        losses.append(loss.detach())
+    return torch.stack(losses).sum()
 
 
 def loss_weights(weighting: LossWeighting, prediction: Prediction, sigma: Tensor) -> Tensor:

@@ -65,6 +65,9 @@ class TrainSettings(BaseModel):
         'errors of v, or "min_snr" (Hang et al. 2023, gamma 5).',
     )
     seed: int = Field(0, ge=0, lt=2**63, description="Seeds every random draw.")
+    gradient_accumulation: Count = Field(
+        1, description="Into how many parts a batch is split, which are computed one after another to save memory."
+    )
     checkpoint_every: Count = Field(500, description="Steps between two checkpoints.")
     evaluation: EvaluationSettings = Field(
         EvaluationSettings(), description="How the run measures whether held-out hints are followed."

@@ -14,7 +14,7 @@ from ..errors import TrainingError
 from ..evaluation.validation import Evaluation, Validation
 from ..model.controlnet import ControlNet
 from ..moving_average import MovingAverage
-from ..objective import Batch, control_loss
+from ..objective import Batch, accumulate_gradients, control_loss
 from .checkpoint import Checkpoint
 from .settings import TrainSettings
 
@@ -73,11 +73,7 @@ class Trainer:
             TrainingError: If the loss is not finite; the weights are those before the step.
         """
         started = time.perf_counter()
-        base = self.base
-        loss = control_loss(
-            base.unet, self.net, batch, base.schedule, base.prediction, self.settings.loss_weighting
-        )
-        loss.backward()
+        loss = accumulate_gradients(self._loss, batch, self.settings.gradient_accumulation)
         norm = nn.utils.clip_grad_norm_(self.net.parameters(), self.settings.gradient_clip)
         if not torch.isfinite(loss) or not torch.isfinite(norm):
             raise TrainingError(
@@ -92,6 +88,11 @@ class Trainer:
         self.average.update(self.net)
         self.step += 1
         return StepReport(self.step, loss.item(), norm.item(), time.perf_counter() - started)
+
+    def _loss(self, batch: Batch) -> Tensor:
+        """The mean loss of a batch."""
+        base, weighting = self.base, self.settings.loss_weighting
+        return control_loss(base.unet, self.net, batch, base.schedule, base.prediction, weighting)
 
     def checkpoint(self) -> Checkpoint:
         """Everything needed to resume from here."""

@@ -53,6 +53,7 @@ def test_every_setting_has_one_part() -> None:
     "change",
     [
         {"checkpoint_every": 7},
+        {"gradient_accumulation": 2},
         {"evaluation": EvaluationSettings(every=1, hints=3, guidance=2.0)},
         {"device": "cuda:1"},
         {"out": Path("elsewhere")},

@@ -23,7 +23,7 @@ from controlnet_core.model.hint import HintEncoderKind
 from controlnet_core.model.layers import LayerFactory
 from controlnet_core.model.residuals import Residuals
 from controlnet_core.model.unet import Features, UNet
-from controlnet_core.objective import Batch, LossWeighting, control_loss, loss_weights
+from controlnet_core.objective import Batch, LossWeighting, accumulate_gradients, control_loss, loss_weights
 from controlnet_core.schedule import NoiseSchedule
 from tests.support.bases import SMALL
 from tests.support.bits import same_bits
@@ -35,14 +35,14 @@ SCHEDULE = NoiseSchedule.scaled_linear()
 WIDE = replace(SMALL.unet, model_channels=64, head_channels=64)
 
 
-def make_batch(config: UNetConfig, dtype: torch.dtype = torch.float32) -> Batch:
-    """Two rows that differ in everything."""
+def make_batch(config: UNetConfig, dtype: torch.dtype = torch.float32, rows: int = 2) -> Batch:
+    """Rows that differ in everything."""
     return Batch(
-        latents=noise(2, 4, 4, 4, seed=1).to(dtype),
-        noise=noise(2, 4, 4, 4, seed=2).to(dtype),
-        timesteps=torch.tensor([120, 740]),
-        hints=noise(2, 3, 32, 32, seed=3).sigmoid().to(dtype),
-        text=TextEmbeddings(noise(2, 5, config.context_dim, seed=4).to(dtype)),
+        latents=noise(rows, 4, 4, 4, seed=1).to(dtype),
+        noise=noise(rows, 4, 4, 4, seed=2).to(dtype),
+        timesteps=torch.tensor([120, 740, 3, 999, 500][:rows]),
+        hints=noise(rows, 3, 32, 32, seed=3).sigmoid().to(dtype),
+        text=TextEmbeddings(noise(rows, 5, config.context_dim, seed=4).to(dtype)),
     )
 
 
@@ -80,9 +80,13 @@ def test_gradients_arrive_in_order() -> None:
         assert not any(sizes[name] for name in sizes.keys() - names), f"not exactly 0 in step {number}"
 
 
-def largest_gradient(parameter: nn.Parameter) -> float:
+def gradient_of(parameter: nn.Parameter) -> Tensor:
     assert parameter.grad is not None
-    return parameter.grad.abs().max().item()
+    return parameter.grad
+
+
+def largest_gradient(parameter: nn.Parameter) -> float:
+    return gradient_of(parameter).abs().max().item()
 
 
 @pytest.mark.parametrize("prediction", ["eps", "v"])
@@ -125,6 +129,30 @@ def test_a_weighting_multiplies_the_error_of_each_row(weighting: LossWeighting) 
     wanted = (loss_weights(weighting, "eps", SCHEDULE.sigma(given.timesteps)) * alone).mean()
     found = control_loss(unet, net, given, SCHEDULE, "eps", weighting)
     assert abs(found / wanted - 1) < 1e-12, f"{found} in place of {wanted}"
+
+
+@pytest.mark.parametrize("prediction", ["eps", "v"])
+@pytest.mark.parametrize(("rows", "parts"), [(4, 2), (4, 4), (5, 2), (5, 4), (2, 8)])
+def test_a_batch_in_parts_gives_the_gradients_of_the_whole(rows: int, parts: int, prediction: Prediction) -> None:
+    """Also where the last part is shorter, and where there are fewer pairs than parts."""
+    unet, net = randomised(UNet(WIDE), seed=1).double(), randomised(ControlNet(WIDE), seed=2).double()
+    unet.requires_grad_(False)
+    given, sizes = make_batch(WIDE, torch.float64, rows), []
+
+    def loss_of(batch: Batch) -> Tensor:
+        sizes.append(len(batch))
+        return control_loss(unet, net, batch, SCHEDULE, prediction, "v")
+
+    def computed(parts: int) -> tuple[Tensor, ...]:
+        net.zero_grad()
+        loss = accumulate_gradients(loss_of, given, parts)
+        return loss, *(gradient_of(parameter).clone() for parameter in net.parameters())
+
+    wanted, found = computed(1), computed(parts)
+    assert sizes[0] == sum(sizes[1:]) == rows and max(sizes[1:]) == -(-rows // parts)
+    worst = max(((a - b).abs().max() / b.abs().max()).item() for a, b in zip(found, wanted, strict=True))
+    print(f"\n{rows} in {sizes[1:]}: {worst:.1e}")
+    assert worst <= 1e-9
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
