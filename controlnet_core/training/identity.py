@@ -46,7 +46,14 @@ COMPUTE_DTYPE, USUAL_DTYPE = "compute_dtype", "float32"
 """What the base's UNet computes in; a trunk leaves out the usual one."""
 BRANCH = ("steps", "cool_down_steps")
 """The settings in which two runs of one trunk differ."""
-WITHOUT_EFFECT = ("checkpoint_every", "evaluation", "gradient_accumulation", "device", "out")
+WITHOUT_EFFECT = (
+    "checkpoint_every",
+    "evaluation",
+    "gradient_accumulation",
+    "activation_checkpointing",
+    "device",
+    "out",
+)
 """The settings that change no net."""
 
 Trunk = Mapping[str, Any]

@@ -68,6 +68,9 @@ class TrainSettings(BaseModel):
     gradient_accumulation: Count = Field(
         1, description="Into how many parts a batch is split, which are computed one after another to save memory."
     )
+    activation_checkpointing: bool = Field(
+        False, description="Whether blocks keep only their inputs and are computed again for gradients, to save memory."
+    )
     checkpoint_every: Count = Field(500, description="Steps between two checkpoints.")
     evaluation: EvaluationSettings = Field(
         EvaluationSettings(), description="How the run measures whether held-out hints are followed."

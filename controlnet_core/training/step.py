@@ -13,6 +13,7 @@ from ..data.dataset import Progress
 from ..errors import TrainingError
 from ..evaluation.validation import Evaluation, Validation
 from ..model.controlnet import ControlNet
+from ..model.recompute import recomputing
 from ..moving_average import MovingAverage
 from ..objective import Batch, accumulate_gradients, control_loss
 from .checkpoint import Checkpoint
@@ -65,6 +66,7 @@ class Trainer:
             fused=base.device.type in ("cpu", "cuda"),
         )
         self.average = MovingAverage(self.net, settings.average_decay)
+        self._with_graph = (self.net, base.unet.decoder)
 
     def take_step(self, batch: Batch) -> StepReport:
         """Do one optimizer step.
@@ -73,7 +75,8 @@ class Trainer:
             TrainingError: If the loss is not finite; the weights are those before the step.
         """
         started = time.perf_counter()
-        loss = accumulate_gradients(self._loss, batch, self.settings.gradient_accumulation)
+        with recomputing(*(self._with_graph if self.settings.activation_checkpointing else ())):
+            loss = accumulate_gradients(self._loss, batch, self.settings.gradient_accumulation)
         norm = nn.utils.clip_grad_norm_(self.net.parameters(), self.settings.gradient_clip)
         if not torch.isfinite(loss) or not torch.isfinite(norm):
             raise TrainingError(

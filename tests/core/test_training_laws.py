@@ -21,13 +21,14 @@ from controlnet_core.model.blocks import ResidualBlock
 from controlnet_core.model.controlnet import ControlNet, ControlNetBlock
 from controlnet_core.model.hint import HintEncoderKind
 from controlnet_core.model.layers import LayerFactory
+from controlnet_core.model.recompute import Recomputable, recomputing
 from controlnet_core.model.residuals import Residuals
 from controlnet_core.model.unet import Features, UNet
 from controlnet_core.objective import Batch, LossWeighting, accumulate_gradients, control_loss, loss_weights
 from controlnet_core.schedule import NoiseSchedule
 from tests.support.bases import SMALL
 from tests.support.bits import same_bits
-from tests.support.reduced import noise, randomised
+from tests.support.reduced import REDUCED, noise, randomised
 
 SCHEDULE = NoiseSchedule.scaled_linear()
 # With 32 channels each group of a norm is one channel, and such a norm removes every bias and time embedding before it,
@@ -42,7 +43,10 @@ def make_batch(config: UNetConfig, dtype: torch.dtype = torch.float32, rows: int
         noise=noise(rows, 4, 4, 4, seed=2).to(dtype),
         timesteps=torch.tensor([120, 740, 3, 999, 500][:rows]),
         hints=noise(rows, 3, 32, 32, seed=3).sigmoid().to(dtype),
-        text=TextEmbeddings(noise(rows, 5, config.context_dim, seed=4).to(dtype)),
+        text=TextEmbeddings(
+            noise(rows, 5, config.context_dim, seed=4).to(dtype),
+            None if config.vector_dim is None else noise(rows, config.vector_dim, seed=5).to(dtype),
+        ),
     )
 
 
@@ -108,6 +112,35 @@ def test_skipping_the_locked_encoders_graph_changes_no_gradient(prediction: Pred
     pairs = zip((loss, *gradients), (naive, *naive_gradients), strict=True)
     worst = max(((a - b).abs().max() / b.abs().max()).item() for a, b in pairs)
     assert worst <= 1e-10, f"largest relative error {worst}"
+
+
+@pytest.mark.parametrize("hint_encoder", ["reference", "paper"])
+@pytest.mark.parametrize("config", [WIDE, replace(REDUCED["SDXL"].unet, transformer_depth=(0, 1, 2))], ids=["tiny", "SDXL"])
+def test_checkpointed_activations_change_no_gradient(config: UNetConfig, hint_encoder: HintEncoderKind) -> None:
+    unet = randomised(UNet(config), seed=1).double().requires_grad_(False)
+    net = randomised(ControlNet(config, hint_encoder=hint_encoder), seed=2).double()
+    given = make_batch(config, torch.float64)
+
+    def computed() -> tuple[list[Tensor], int]:
+        """The loss and its gradients, and how many numbers were kept for the backward pass."""
+        kept: dict[int, int] = {}
+
+        def keep(tensor: Tensor) -> Tensor:
+            kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            loss = control_loss(unet, net, given, SCHEDULE, "eps")
+        return [loss, *torch.autograd.grad(loss, list(net.parameters()))], sum(kept.values())
+
+    wanted, all_kept = computed()
+    with recomputing(net, unet.decoder):
+        found, kept = computed()
+    worst = max(((a - b).abs().max() / b.abs().max()).item() for a, b in zip(found, wanted, strict=True))
+    print(f"\n{worst:.1e}; {kept:,} of {all_kept:,} bytes are kept")
+    assert worst <= 1e-10 and kept < 0.5 * all_kept
+    parts = [*net.modules(), *unet.modules()]
+    assert not any(part.recomputed for part in parts if isinstance(part, Recomputable)), "it is not left on"
 
 
 @pytest.mark.parametrize("weighting", ["plain", "v", "min_snr"])
