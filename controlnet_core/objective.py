@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -63,12 +64,13 @@ def control_loss(
     schedule: NoiseSchedule,
     prediction: Prediction,
     weighting: LossWeighting = "plain",
+    autocast: torch.dtype | None = None,
 ) -> Tensor:
     """Mean squared error of the controlled prediction.
 
     The locked encoder runs outside autograd: nothing that is trained comes before it, so its graph is not needed. The
     locked decoder lets gradients pass to the residuals; its own weights have none. Base and net each compute in the
-    dtype of their own weights; what passes between them is converted.
+    dtype of their own weights, unless the net is told otherwise; what passes between them is converted.
 
     Arguments:
         unet: The locked base, whose parameters need no gradient.
@@ -77,6 +79,7 @@ def control_loss(
         schedule: The base's noise schedule.
         prediction: What the base predicts.
         weighting: How much each noise level counts, as in `loss_weights`.
+        autocast: What the net computes in, by torch's autocast; None is the dtype of its weights.
 
     Returns:
         The loss, a number.
@@ -87,7 +90,8 @@ def control_loss(
     with torch.no_grad():
         features = unet.encode(x.to(unet.dtype), batch.timesteps, text.context, text.y)
     own = batch.text.to(x.device, net.dtype)
-    residuals = net(x.to(net.dtype), batch.hints.to(net.dtype), batch.timesteps, own.context, own.y)
+    with _autocast(x.device, autocast):
+        residuals = net(x.to(net.dtype), batch.hints.to(net.dtype), batch.timesteps, own.context, own.y)
     scale = _gradient_scale(unet.dtype, x.numel())
     if net.dtype != unet.dtype:
         residuals = residuals.map(lambda residual: _scaled_gradient(residual, 1 / scale).to(unet.dtype))
@@ -98,6 +102,11 @@ def control_loss(
         return functional.mse_loss(output, wanted)
     errors = functional.mse_loss(output, wanted, reduction="none").mean((1, 2, 3))
     return (loss_weights(weighting, prediction, sigma).to(errors) * errors).mean()
+
+
+def _autocast(device: torch.device, dtype: torch.dtype | None) -> AbstractContextManager[object]:
+    """Torch's autocast. Each weight is used once, so that a cache of converted weights would only take memory."""
+    return nullcontext() if dtype is None else torch.autocast(device.type, dtype, cache_enabled=False)
 
 
 def accumulate_gradients(loss_of: Callable[[Batch], Tensor], batch: Batch, parts: int) -> Tensor:

@@ -34,6 +34,7 @@ SCHEDULE = NoiseSchedule.scaled_linear()
 # With 32 channels each group of a norm is one channel, and such a norm removes every bias and time embedding before it,
 # so that these have no gradient at all. With 64 channels they have one.
 WIDE = replace(SMALL.unet, model_channels=64, head_channels=64)
+DEEP = replace(REDUCED["SDXL"].unet, transformer_depth=(0, 1, 2))
 
 
 def make_batch(config: UNetConfig, dtype: torch.dtype = torch.float32, rows: int = 2) -> Batch:
@@ -115,7 +116,7 @@ def test_skipping_the_locked_encoders_graph_changes_no_gradient(prediction: Pred
 
 
 @pytest.mark.parametrize("hint_encoder", ["reference", "paper"])
-@pytest.mark.parametrize("config", [WIDE, replace(REDUCED["SDXL"].unet, transformer_depth=(0, 1, 2))], ids=["tiny", "SDXL"])
+@pytest.mark.parametrize("config", [WIDE, DEEP], ids=lambda config: config.family)
 def test_checkpointed_activations_change_no_gradient(config: UNetConfig, hint_encoder: HintEncoderKind) -> None:
     unet = randomised(UNet(config), seed=1).double().requires_grad_(False)
     net = randomised(ControlNet(config, hint_encoder=hint_encoder), seed=2).double()
@@ -211,6 +212,26 @@ def test_a_locked_base_in_half_precision_gives_the_same_gradients(
     print(f"\n{dtype}: {found:.1e} from float32; {error(half):.1e} where the gradient is not scaled")
     assert found <= 8 * rounding
     assert dtype == torch.bfloat16 or error(half) > 2 * found, "nothing is lost, so the test shows nothing"
+
+
+def test_a_net_under_autocast_gives_the_same_gradients() -> None:
+    """Its weights and their gradients stay in float32; so do those of no activation."""
+    unet, net = randomised(UNet(WIDE), seed=1).requires_grad_(False), randomised(ControlNet(WIDE), seed=2)
+    given, kept = make_batch(WIDE), set[torch.dtype]()
+
+    def gradients(base: UNet, autocast: torch.dtype | None) -> Tensor:
+        loss = control_loss(base, net, given, SCHEDULE, "eps", autocast=autocast)
+        assert loss.dtype == torch.float32
+        found = torch.autograd.grad(loss, list(net.parameters()))
+        assert {one.dtype for one in found} == {torch.float32}
+        return torch.cat([one.flatten() for one in found])
+
+    net.middle_zero_convolution.register_forward_hook(lambda layer, given, output: kept.add(output.dtype))
+    wanted = gradients(unet, None)
+    found = gradients(copy.deepcopy(unet).to(torch.bfloat16), torch.bfloat16)
+    error = float((found - wanted).norm() / wanted.norm())
+    print(f"\n{error:.1e} from float32")
+    assert kept == {torch.float32, torch.bfloat16} and 0 < error <= 8 * torch.finfo(torch.bfloat16).eps
 
 
 @torch.no_grad()
