@@ -27,7 +27,8 @@ class AutocastConv2d(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         """Map it."""
         bias = None if self.bias is None else self.bias.bfloat16()
-        return self._conv_forward(x.bfloat16(), self.weight.bfloat16(), bias)
+        output: Tensor = self._conv_forward(x.bfloat16(), self.weight.bfloat16(), bias)
+        return output
 
 
 class Float32GroupNorm(nn.GroupNorm):

@@ -1,7 +1,7 @@
 """What a training step will take, counted before the first one.
 
-A step is done on the device "meta", where tensors have sizes and no numbers: the real modules, the real loss and torch's
-own backward pass, at the real size, in seconds. What is alive at once is counted.
+A step is done on the device "meta", where tensors have sizes and no numbers: the real modules, the real loss and
+torch's own backward pass, at the real size, in seconds. What is alive at once is counted.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from ..schedule import NoiseSchedule
 from .counted_layers import counted_attention, counted_operations
 from .live_memory import LiveMemory
 from .memory import PRESETS, MemoryChoices, Preset, preset_choices
-from .optimizer import update_bytes, state_bytes
+from .optimizer import state_bytes, update_bytes
 from .settings import TrainSettings
 
 GIB = 2**30
@@ -102,9 +102,10 @@ def forecast(work: Work, settings: TrainSettings, device: torch.device) -> Forec
 
 def fitting_preset(work: Work, settings: TrainSettings, device: torch.device, memory: int) -> Preset | None:
     """The largest preset whose step fits into so many bytes, if it decides everything; None if none does."""
-    for preset in reversed(PRESETS):
+    likely = [preset for preset in PRESETS if preset * 1e9 < 1.1 * memory] or PRESETS[:1]
+    for preset in reversed(likely):
         choices = preset_choices(preset, work.config, settings.batch_size)
-        if preset * 1e9 < 1.1 * memory and counted(work, choices, settings, device.type).total <= memory:
+        if counted(work, choices, settings, device.type).total <= memory:
             return preset
     return None
 
@@ -160,7 +161,7 @@ def _step(work: Work, choices: MemoryChoices, settings: TrainSettings, unet: UNe
         with recomputing(*((net, unet.decoder) if choices.activation_checkpointing else ())):
             accumulate_gradients(loss_of, batch, math.ceil(rows / length))
     updating = memory.live + update_bytes(list(net.parameters()))
-    return others + max(memory.peak, updating)
+    return int(others + max(memory.peak, updating))
 
 
 def _dtype(name: str) -> torch.dtype:

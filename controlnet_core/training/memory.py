@@ -47,9 +47,9 @@ SMALLEST = replace(SMALL, weights_dtype="bfloat16")
 
 SD: Mapping[Preset, tuple[MemoryChoices, int]] = MappingProxyType(
     {
-        8: (SMALL, 1),
+        8: (SMALL, 2),
         12: (AVERAGE_AWAY, 1),
-        16: (FASTEST, 1),
+        16: (FASTEST, 2),
         24: (FASTEST, 4),
         48: (FASTEST, 8),
         80: (FASTEST, 16),
@@ -61,8 +61,8 @@ SDXL: Mapping[Preset, tuple[MemoryChoices, int]] = MappingProxyType(
         8: (SMALLEST, 1),
         12: (SMALLEST, 1),
         16: (SMALLEST, 1),
-        24: (SMALL, 1),
-        48: (AVERAGE_AWAY, 1),
+        24: (SMALL, 2),
+        48: (AVERAGE_AWAY, 2),
         80: (FASTEST, 4),
     }
 )

@@ -28,6 +28,7 @@ from .run_folder import RunFolder
 from .settings import TrainSettings
 from .step import StepReport, Trainer
 
+RunListener = Callable[[Encoding | Fitting | Drawing], None]
 SAMPLES = 6
 """Pictures of an evaluation that are kept."""
 
@@ -37,7 +38,7 @@ def train(
     base: Base,
     dataset: PairDataset,
     validation: Validation | None = None,
-    listen: Callable[[Encoding | Fitting | Drawing], None] = lambda event: None,
+    listen: RunListener = lambda event: None,
 ) -> Generator[StepReport, None, ControlNet]:
     """Train a ControlNet, or resume training it.
 
@@ -80,20 +81,33 @@ def train(
         )
         net = initial_net(settings, base, dataset)
     batches = Batches(settings, base, encoded, dataset)
-    checkpoint, lines = resume(run, folder)
     with unet_in(base, settings.choices(base.unet.config, base.device).precision):
-        trainer = opened_trainer(
-            settings, base, dataset, checkpoint, lambda done, total: listen(Fitting(done, total)), net
-        )
-        record = Record(folder, trainer, lines, validation, listen)
-        try:
-            with base.encoders_on("cpu"):  # a step needs none of them
-                yield from _steps(settings, trainer, batches, record)
-            net = trainer.averaged_net()
-        finally:
-            trainer.release()
+        net = yield from _trained(run, base, dataset, batches, net, validation, listen)
     save_controlnet(net, folder.net_path, metadata=provenance(run, folder))
     return net
+
+
+def _trained(
+    run: Run,
+    base: Base,
+    dataset: PairDataset,
+    batches: Batches,
+    net: ControlNet,
+    validation: Validation | None,
+    listen: RunListener,
+) -> Generator[StepReport, None, ControlNet]:
+    """All that is left of a run whose pairs are encoded, and then its net."""
+    folder = RunFolder(run.path)
+    checkpoint, lines = resume(run, folder)
+    trainer = opened_trainer(
+        run.settings, base, dataset, checkpoint, lambda done, total: listen(Fitting(done, total)), net
+    )
+    try:
+        with base.encoders_on("cpu"):  # a step needs none of them
+            yield from _steps(run.settings, trainer, batches, Record(folder, trainer, lines, validation, listen))
+        return trainer.averaged_net()
+    finally:
+        trainer.release()
 
 
 def _steps(
