@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache
@@ -75,7 +76,7 @@ def choices() -> Iterator[str]:
         for preset, (recipe, most) in table.items():
             values = vars(replace(recipe, gradient_accumulation=1))
             usual = vars(MemoryChoices())
-            chosen = [f"`{key}` {value}" for key, value in values.items() if value != usual[key]]
+            chosen = [f"`{key} = {json.dumps(value)}`" for key, value in values.items() if value != usual[key]]
             yield f"| {preset} | {name} | {most} | {', '.join(chosen)} |\n"
 
 
