@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,6 +38,19 @@ class Batch:
     hints: Tensor
     text: TextEmbeddings
 
+    def __len__(self) -> int:
+        """How many pairs it has."""
+        return len(self.latents)
+
+    def parts(self, count: int) -> Iterator[Batch]:
+        """Slice it into at most `count` batches of the same length; the last one may be shorter."""
+        length = math.ceil(len(self) / count)
+        for start in range(0, len(self), length):
+            rows = slice(start, start + length)
+            yield Batch(
+                self.latents[rows], self.noise[rows], self.timesteps[rows], self.hints[rows], self.text[rows]
+            )
+
 
 MIN_SNR_GAMMA = 5.0
 """The signal-to-noise ratio from which on errors of x0 count no more (Hang et al. 2023, section 3.4)."""
@@ -49,12 +63,13 @@ def control_loss(
     schedule: NoiseSchedule,
     prediction: Prediction,
     weighting: LossWeighting = "plain",
+    autocast: torch.dtype | None = None,
 ) -> Tensor:
     """Mean squared error of the controlled prediction.
 
     The locked encoder runs outside autograd: nothing that is trained comes before it, so its graph is not needed. The
     locked decoder lets gradients pass to the residuals; its own weights have none. Base and net each compute in the
-    dtype of their own weights; what passes between them is converted.
+    dtype of their own weights, unless the net is told otherwise; what passes between them is converted.
 
     Arguments:
         unet: The locked base, whose parameters need no gradient.
@@ -63,6 +78,7 @@ def control_loss(
         schedule: The base's noise schedule.
         prediction: What the base predicts.
         weighting: How much each noise level counts, as in `loss_weights`.
+        autocast: What the net computes in, by torch's autocast; None is the dtype of its weights.
 
     Returns:
         The loss, a number.
@@ -73,7 +89,8 @@ def control_loss(
     with torch.no_grad():
         features = unet.encode(x.to(unet.dtype), batch.timesteps, text.context, text.y)
     own = batch.text.to(x.device, net.dtype)
-    residuals = net(x.to(net.dtype), batch.hints.to(net.dtype), batch.timesteps, own.context, own.y)
+    with _autocast(x.device, autocast):
+        residuals = net(x.to(net.dtype), batch.hints.to(net.dtype), batch.timesteps, own.context, own.y)
     scale = _gradient_scale(unet.dtype, x.numel())
     if net.dtype != unet.dtype:
         residuals = residuals.map(lambda residual: _scaled_gradient(residual, 1 / scale).to(unet.dtype))
@@ -110,6 +127,30 @@ def control_errors(
         output = unet.decode(features, text.context, residuals.map(lambda residual: residual.to(unet.dtype)))
         errors.append((output.to(wanted.dtype) - wanted).square().mean((1, 2, 3)))
     return errors
+
+
+def _autocast(device: torch.device, dtype: torch.dtype | None) -> AbstractContextManager[object]:
+    """Torch's autocast. Each weight is used once, so that a cache of converted weights would only take memory."""
+    return nullcontext() if dtype is None else torch.autocast(device.type, dtype, cache_enabled=False)
+
+
+def accumulate_gradients(loss_of: Callable[[Batch], Tensor], batch: Batch, parts: int) -> Tensor:
+    """Add the gradients of a batch's loss to the parameters, one part of the batch after another.
+
+    Arguments:
+        loss_of: The mean loss of a batch.
+        batch: The whole batch.
+        parts: How many parts at most.
+
+    Returns:
+        The loss of the whole batch, without a gradient.
+    """
+    losses = []
+    for part in batch.parts(parts):
+        loss = loss_of(part) * (len(part) / len(batch))
+        loss.backward()
+        losses.append(loss.detach())
+    return torch.stack(losses).sum()
 
 
 def loss_weights(weighting: LossWeighting, prediction: Prediction, sigma: Tensor) -> Tensor:

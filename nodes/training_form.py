@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Iterator, Mapping
+from dataclasses import fields
 from typing import Any, get_args
 
 from comfy_api.latest import io
@@ -11,11 +12,15 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from ..controlnet_core.errors import UNREADABLE, SettingError
+from ..controlnet_core.training.memory import MemoryChoices
 from ..controlnet_core.training.settings import MOST, EvaluationSettings, TrainSettings, checked
 
 BASIC = ("steps", "batch_size", "learning_rate", "seed")
 FROM_GRAPH = ("device", "out", "base", "data")
-TOML_ONLY = ("start_from", "hint_start", "loss_weighting", "timestep_density", "offset_noise", "pictures")
+TOML_ONLY = (
+    *("start_from", "hint_start", "loss_weighting", "timestep_density", "offset_noise", "pictures", "memory"),
+    *(field.name for field in fields(MemoryChoices)),
+)
 """Settings without a widget: `settings_toml` may hold them."""
 EVALUATION = "evaluation"
 WIDGETS = {f"{EVALUATION}_side": f"{EVALUATION}_sides"}

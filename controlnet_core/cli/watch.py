@@ -53,9 +53,9 @@ class TrainingView:
         Raises:
             Interrupted: If Ctrl-C was pressed and everything up to here can be kept.
         """
-        from ..training.events import Encoding, Evaluated, Fitting, Opened, Stepped, event_lines
+        from ..training.events import Encoding, Evaluated, Fitting, Memory, Opened, Stepped, event_lines
 
-        if isinstance(event, Opened | Evaluated):  # how a run ends, the command says itself
+        if isinstance(event, Opened | Memory | Evaluated):  # how a run ends, the command says itself
             for line in event_lines(event):
                 note(line)
         self._recent.add(event)

@@ -8,6 +8,7 @@ from torch.nn import functional
 from ..config import UNetConfig
 from .attention import SpatialTransformer
 from .layers import LayerFactory
+from .recompute import Recomputable
 
 
 class ResidualBlock(nn.Module):
@@ -42,7 +43,7 @@ class ResidualBlock(nn.Module):
         return output
 
 
-class Block(nn.Module):
+class Block(Recomputable):
     """A residual block and, where the level has any, the transformer after it."""
 
     def __init__(self, inputs: int, outputs: int, depth: int, config: UNetConfig, layers: LayerFactory) -> None:
@@ -56,7 +57,7 @@ class Block(nn.Module):
         return hidden if self.attention is None else self.attention(hidden, context)
 
 
-class MiddleBlock(nn.Module):
+class MiddleBlock(Recomputable):
     """Residual block, transformer, residual block at the lowest resolution."""
 
     def __init__(self, config: UNetConfig, layers: LayerFactory) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from .layers import LayerFactory, zero_, zero_convolution
+from .recompute import Recomputable
 
 HintEncoderKind = Literal["reference", "paper"]
 
@@ -17,7 +18,7 @@ SILU_GAIN = 1.676
 """The gain that keeps the mean square of Gaussian numbers through a SiLU."""
 
 
-class ReferenceHintEncoder(nn.Module):
+class ReferenceHintEncoder(Recomputable):
     """The hint encoder of the released nets: eight 3x3 convolutions with SiLU, three of them of stride 2.
 
     The last one starts at zero, so it is the zero convolution of the hint. Every public file has this one.
@@ -56,7 +57,7 @@ class ReferenceHintEncoder(nn.Module):
         zero_(self.zero_convolution)
 
 
-class PaperHintEncoder(nn.Module):
+class PaperHintEncoder(Recomputable):
     """The hint encoder as the paper describes it: four 4x4 convolutions with ReLU and Gaussian weights.
 
     Section 3.3 of Zhang et al. 2023 gives 16, 32, 64 and 128 channels and stride 2, and says that 512 pixels become 64.

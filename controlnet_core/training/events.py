@@ -40,6 +40,30 @@ class Opened:
 
 
 @dataclass(frozen=True)
+class Memory:
+    """It was counted what a step will take at its peak.
+
+    Attributes:
+        gib: All of it, in GiB.
+        parts: What it is for, in GiB, by name.
+        precision: What is computed in.
+        free: What the device has, in GiB; None if nothing tells.
+        preset: Where that is less: the largest preset that fits, if there is one.
+    """
+
+    gib: float
+    parts: dict[str, float]
+    precision: str
+    free: float | None = None
+    preset: int | None = None
+
+    @property
+    def fits(self) -> bool:
+        """Whether the device has as much, as far as that is known."""
+        return self.free is None or self.gib <= self.free
+
+
+@dataclass(frozen=True)
 class Encoding:
     """Pairs are being encoded.
 
@@ -146,7 +170,7 @@ class Finished:
     report: dict[str, Any]
 
 
-Event = Opened | Encoding | Fitting | Drawing | Stepped | Evaluated | Interrupted | Finished
+Event = Opened | Memory | Encoding | Fitting | Drawing | Stepped | Evaluated | Interrupted | Finished
 
 
 def event_json(event: Event) -> dict[str, Any]:
@@ -162,6 +186,8 @@ def event_lines(event: Event) -> list[str]:
     match event:
         case Opened():
             return _opened_lines(event)
+        case Memory():
+            return _memory_lines(event)
         case Evaluated():
             return [f"step {event.step}: following {event.following:.3f}"]
         case Interrupted():
@@ -170,6 +196,15 @@ def event_lines(event: Event) -> list[str]:
             return [f"finished: {event.net}"]
         case Encoding() | Fitting() | Drawing() | Stepped():
             return []
+
+
+def _memory_lines(event: Memory) -> list[str]:
+    parts = ", ".join(f"{name} {gib:.1f}" for name, gib in event.parts.items() if gib >= 0.05)
+    lines = [f"a step takes {event.gib:.1f} GiB{f' ({parts})' if parts else ''}, in {event.precision}"]
+    if not event.fits:
+        instead = "no preset fits" if event.preset is None else f"memory = {event.preset} would fit"
+        lines.append(f"the device has {event.free:.1f} GiB: {instead}")
+    return lines
 
 
 def _opened_lines(event: Opened) -> list[str]:

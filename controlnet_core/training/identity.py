@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
@@ -40,6 +41,10 @@ TRUNK: Mapping[str, object] = MappingProxyType(
         "loss_weighting": "plain",
         "timestep_density": "uniform",
         "offset_noise": 0.0,
+        "precision": "float32",
+        "weights_dtype": "float32",
+        "optimizer": "adamw",
+        "average_every": 1,
     }
 )
 """The settings of a trunk. A setting that was added later is left out at the value given here, which stands for the
@@ -48,7 +53,16 @@ COMPUTE_DTYPE, USUAL_DTYPE = "compute_dtype", "float32"
 """What the base's UNet computes in; a trunk leaves out the usual one."""
 BRANCH = ("steps", "cool_down_steps")
 """The settings in which two runs of one trunk differ."""
-WITHOUT_EFFECT = ("checkpoint_every", "evaluation", "device", "out")
+WITHOUT_EFFECT = (
+    "checkpoint_every",
+    "evaluation",
+    "memory",
+    "gradient_accumulation",
+    "activation_checkpointing",
+    "average_on",
+    "device",
+    "out",
+)
 """The settings that change no net."""
 
 Trunk = Mapping[str, Any]
@@ -60,7 +74,9 @@ def trunk_of(settings: TrainSettings, base: Base, dataset: PairDataset) -> Trunk
     Raises:
         SettingError: If there is no net to start from.
     """
+    choices = asdict(settings.choices(base.unet.config, base.device))
     values = settings.model_dump(mode="json", include=set(TRUNK))
+    values |= {name: value for name, value in choices.items() if name in TRUNK}
     if settings.start_from is not None:
         values["start_from"] = _start_digest(settings.start_from)
     counted = {name: value for name, value in values.items() if TRUNK[name] is ALWAYS or value != TRUNK[name]}

@@ -21,6 +21,7 @@ from ..weights.load import load_controlnet
 from ..weights.save import save_controlnet
 from .batches import Batches
 from .checkpoint import Checkpoint
+from .devices import unet_in, unet_on
 from .events import Drawing, Encoding, Fitting
 from .hint_start import show_hints_as_latents
 from .identity import start_file
@@ -30,6 +31,7 @@ from .run_folder import RunFolder
 from .settings import TrainSettings
 from .step import StepReport, Trainer
 
+RunListener = Callable[[Encoding | Fitting | Drawing], None]
 SAMPLES = 6
 """Pictures of an evaluation that are kept."""
 DESCRIBED_HINTS = 32
@@ -41,7 +43,7 @@ def train(
     base: Base,
     dataset: PairDataset,
     validation: Validation | None = None,
-    listen: Callable[[Encoding | Fitting | Drawing], None] = lambda event: None,
+    listen: RunListener = lambda event: None,
 ) -> Generator[StepReport, None, ControlNet]:
     """Train a ControlNet, or resume training it.
 
@@ -49,8 +51,9 @@ def train(
     `train` resumes from it, bit for bit. A new run starts from the furthest checkpoint of another run that lies on its
     path (see `find_run`). All of torch's modes are entered and left between two items.
 
-    The base computes in the dtype of its UNet, the net in float32. Once all pairs are encoded, the base's autoencoder
-    and text encoders are on the CPU, but for evaluations, until the run ends or is closed.
+    Base and net compute as `precision` says; in float32 the base keeps the dtype of its UNet. What a step does not need
+    is on the CPU: the UNet while pairs are encoded; then autoencoder and text encoders, but for evaluations, and in
+    bfloat16 the UNet's own weights. All are back when the run ends or is closed.
 
     Arguments:
         settings: The run's settings.
@@ -61,15 +64,15 @@ def train(
             raises, the run stops.
 
     Returns:
-        The trained net: the moving average of the weights, also in the run's `controlnet.safetensors`. A finished run
-        is read back.
+        The trained net: the moving average of the weights, also in the run's `controlnet.safetensors`; it is where the
+        average was. A finished run is read back.
 
     Raises:
         CheckpointError: If the net to start from cannot be read, or the base encodes a pair to numbers that are not
             finite.
         FamilyMismatchError: If the net to start from has other sizes than this one.
         HintError: If hints without three channels are to be shown as latents.
-        SettingError: If there is no net to start from.
+        SettingError: If there is no net to start from, or the device cannot do what the settings say.
         TrainingError: If the loss is not finite.
         WriteError: If the run's folder cannot be written.
     """
@@ -79,18 +82,41 @@ def train(
     for note in pair_notes(dataset):
         warnings.warn(note, PairsWarning, stacklevel=2)
     folder = run.open()
-    encoded = encode_dataset(base, dataset, settings.out / "cache", lambda done, total: listen(Encoding(done, total)))
+    with unet_on(base, "cpu"):
+        encoded = encode_dataset(
+            base, dataset, settings.out / "cache", lambda done, total: listen(Encoding(done, total))
+        )
+        net = initial_net(settings, base, dataset)
     batches = Batches(settings, base, encoded, dataset)
-    checkpoint, lines = resume(run, folder)
-    trainer = opened_trainer(settings, base, dataset, checkpoint, lambda done, total: listen(Fitting(done, total)))
-    record = Record(folder, trainer, lines, validation, listen)
-    with base.encoders_on("cpu"):  # a step needs none of them
-        yield from _steps(settings, trainer, batches, record)
-    net = trainer.averaged_net()
+    with unet_in(base, settings.choices(base.unet.config, base.device).precision):
+        net = yield from _trained(run, base, dataset, batches, net, validation, listen)
     hints = dataset.hints(range(min(len(dataset), DESCRIBED_HINTS)))
     described = {METADATA_KEY: HintStatistics.of(hints).text}
     save_controlnet(net, folder.net_path, metadata={**provenance(run, folder), **described})
     return net
+
+
+def _trained(
+    run: Run,
+    base: Base,
+    dataset: PairDataset,
+    batches: Batches,
+    net: ControlNet,
+    validation: Validation | None,
+    listen: RunListener,
+) -> Generator[StepReport, None, ControlNet]:
+    """All that is left of a run whose pairs are encoded, and then its net."""
+    folder = RunFolder(run.path)
+    checkpoint, lines = resume(run, folder)
+    trainer = opened_trainer(
+        run.settings, base, dataset, checkpoint, lambda done, total: listen(Fitting(done, total)), net
+    )
+    try:
+        with base.encoders_on("cpu"):  # a step needs none of them
+            yield from _steps(run.settings, trainer, batches, Record(folder, trainer, lines, validation, listen))
+        return trainer.averaged_net()
+    finally:
+        trainer.release()
 
 
 def _steps(
@@ -119,6 +145,7 @@ def opened_trainer(
     dataset: PairDataset,
     checkpoint: Checkpoint | None = None,
     progress: Progress | None = None,
+    net: ControlNet | None = None,
 ) -> Trainer:
     """The trainer as a checkpoint holds it; without one, before its first step.
 
@@ -128,12 +155,14 @@ def opened_trainer(
         dataset: The pairs.
         checkpoint: Where the run resumes, if it does.
         progress: Told how far the hint encoder is fitted, where it is.
+        net: What `initial_net` gives, if it is there already.
 
     Raises:
         CheckpointError, FamilyMismatchError: As `initial_net` does.
         HintError: If hints without three channels are to be shown as latents.
+        SettingError: As `Trainer` does.
     """
-    net = initial_net(settings, base, dataset)
+    net = (net or initial_net(settings, base, dataset)).to(base.device)
     if checkpoint is None and settings.hint_start == "latents" and settings.start_from is None:
         show_hints_as_latents(net, base, dataset, settings.seed, progress)
     trainer = Trainer(settings, base, net)

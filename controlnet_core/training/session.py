@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import fields
 from statistics import fmean, median
 from typing import Any
 
 from ..base import Base
 from ..data.dataset import PairDataset
-from .events import Drawing, Evaluated, Event, Finished, Interrupted, Opened, State, Stepped
+from .devices import free_memory, unet_in
+from .events import Drawing, Evaluated, Event, Finished, Interrupted, Memory, Opened, State, Stepped
+from .forecast import GIB, Work, fitting_preset, forecast
 from .model_card import NAME as CARD
 from .model_card import model_card
 from .report import REPORT, ShownValidation, write_run_report
@@ -25,6 +28,15 @@ Listener = Callable[[Event], None]
 AVERAGED_LOSSES = 50
 """A single loss says little: it depends mostly on its timesteps."""
 TIMED_STEPS = 20
+NAMES = {
+    "base": "base",
+    "net": "net",
+    "optimizer": "optimizer",
+    "average": "average",
+    "step": "gradients and activations",
+    "context": "CUDA",
+}
+"""What the parts of a forecast are called."""
 
 
 class Session:
@@ -81,6 +93,7 @@ class Session:
         folder = RunFolder(self.run.path)
         try:
             if not self.run.finished:
+                listen(expected_memory(self.settings, self.base, self.dataset))
                 self._train(listen)
             report = folder.read_json(REPORT) if self.finished else None
             if report is None:
@@ -102,9 +115,11 @@ class Session:
 
     def _report(self, folder: RunFolder, listen: Listener) -> dict[str, Any]:
         """Write report and model card of the finished run."""
-        report = write_run_report(
-            folder, self.title, self.validation, lambda done, total: listen(Drawing(done, total))
-        )
+        precision = self.settings.choices(self.base.unet.config, self.base.device).precision
+        with unet_in(self.base, precision):  # what is compared with the evaluations is drawn like them
+            report = write_run_report(
+                folder, self.title, self.validation, lambda done, total: listen(Drawing(done, total))
+            )
         card = model_card(self.title, self.base.family.unet.family, self.settings, report, NET)
         folder.write_text(CARD, card)
         return report
@@ -126,6 +141,23 @@ def opened(run: Run, evaluation_interval: int | None) -> Opened:
         differences=() if run.nearest is None else run.nearest.differences,
         misread=tuple(map(str, run.misread)),
         evaluation_interval=evaluation_interval,
+    )
+
+
+def expected_memory(settings: TrainSettings, base: Base, dataset: PairDataset) -> Memory:
+    """What a step will take at its peak, and whether the base's device has as much."""
+    hint, device = dataset.hints([0])[0], base.device
+    tokens = max((encoder.context_length for encoder in base.family.text_encoders), default=Work.tokens)
+    work = Work(base.unet.config, (hint.shape[-2], hint.shape[-1]), len(hint), tokens)
+    taken, free = forecast(work, settings, device), free_memory(device)
+    room = None if free is None else free + taken.context
+    preset = None if room is None or taken.total <= room else fitting_preset(work, settings, device, room)
+    return Memory(
+        gib=taken.gib,
+        parts={NAMES[field.name]: getattr(taken, field.name) / GIB for field in fields(taken)},
+        precision=settings.choices(work.config, device).precision,
+        free=None if room is None else room / GIB,
+        preset=preset,
     )
 
 

@@ -5,14 +5,19 @@ from __future__ import annotations
 import difflib
 import math
 import tomllib
+from dataclasses import fields, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from ..config import LossWeighting
+from ..config import LossWeighting, UNetConfig
 from ..control.curves import Side
 from ..errors import UNREADABLE, SettingError
+from .memory import MemoryChoices, OptimizerName, Place, Precision, Preset, preset_choices
+
+if TYPE_CHECKING:
+    import torch
 
 Share = Annotated[float, Field(ge=0, le=1)]
 MOST = 2**32 - 1
@@ -94,8 +99,59 @@ class TrainSettings(BaseModel):
         description="A net, or the folder of a run, whose weights training starts from (default: the base's).",
         examples=["net.safetensors"],
     )
+    memory: Preset | None = Field(
+        None,
+        description="The memory of the card in GB, 8, 12, 16, 24, 48 or 80, which decides all settings from here to "
+        "`average_on` that are not set (default: each its own).",
+        examples=[12],
+    )
+    gradient_accumulation: Count | None = Field(
+        None,
+        description="Into how many parts a batch is split, which are computed one after another (default: 1).",
+        examples=[4],
+    )
+    activation_checkpointing: bool | None = Field(
+        None,
+        description="Whether blocks keep only their inputs and are computed again for gradients (default: no).",
+        examples=[True],
+    )
+    precision: Precision | None = Field(
+        None,
+        description='What is computed in: "float32", or "bfloat16", the locked UNet outright and the net by autocast '
+        "over float32 weights (default: bfloat16 on CUDA cards that have it, else float32).",
+        examples=["bfloat16"],
+    )
+    weights_dtype: Precision | None = Field(
+        None,
+        description='The dtype of the trained weights: "float32", or "bfloat16", with stochastic rounding (default: '
+        "float32).",
+        examples=["bfloat16"],
+    )
+    optimizer: OptimizerName | None = Field(
+        None,
+        description='"adamw", or "adamw_8bit", whose state takes a quarter and which needs bitsandbytes (default: '
+        "adamw).",
+        examples=["adamw_8bit"],
+    )
+    average_every: Count | None = Field(
+        None, description="Steps between two updates of the moving average (default: 1).", examples=[10]
+    )
+    average_on: Place | None = Field(
+        None, description='Where the moving average is: "device" or "cpu" (default: device).', examples=["cpu"]
+    )
     device: str = Field("auto", description='The device, such as "cpu" or "cuda:1"; "auto" is cuda if there is one.')
     out: Path = Field(Path("runs"), description="The folder that holds the run folders.")
+
+    def choices(self, config: UNetConfig, device: torch.device) -> MemoryChoices:
+        """What is chosen for a base on a device: by the settings, where they say so, by `memory`, or as usual."""
+        from .devices import usual_precision  # loads torch, which describing settings does not need
+
+        if self.memory is not None:
+            usual = preset_choices(self.memory, config, self.batch_size)
+        else:
+            usual = MemoryChoices(precision=usual_precision(device))
+        own = {field.name: getattr(self, field.name) for field in fields(MemoryChoices)}
+        return replace(usual, **{name: value for name, value in own.items() if value is not None})
 
     @property
     def branch_step(self) -> int:

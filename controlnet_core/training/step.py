@@ -13,9 +13,12 @@ from ..data.dataset import Progress
 from ..errors import TrainingError
 from ..evaluation.validation import Evaluation, Validation
 from ..model.controlnet import ControlNet
+from ..model.recompute import recomputing
 from ..moving_average import MovingAverage
-from ..objective import Batch, control_loss
+from ..objective import Batch, accumulate_gradients, control_loss
 from .checkpoint import Checkpoint
+from .devices import autocast_dtype
+from .optimizer import NetOptimizer
 from .settings import TrainSettings
 
 
@@ -46,25 +49,28 @@ class Trainer:
     Arguments:
         settings: The run's settings.
         base: The locked base; its parameters are set to need no gradient.
-        net: The net; its parameters are set to float32 and to need gradients.
+        net: The net; it is moved to the base's device, and its parameters are set to the dtype of the settings and to
+            need gradients.
 
     Attributes:
         step: Optimizer steps done.
+
+    Raises:
+        SettingError: If the device cannot do what the settings say, or bitsandbytes is wanted and missing.
     """
 
     def __init__(self, settings: TrainSettings, base: Base, net: ControlNet) -> None:
         self.settings = settings
         self.base = base
         self.step = 0
+        self.choices = choices = settings.choices(base.unet.config, base.device)
+        self._autocast = autocast_dtype(choices.precision, choices.weights_dtype, base.device)
+        self._recomputed = (net, base.unet.decoder) if choices.activation_checkpointing else ()
         base.unet.requires_grad_(False).train(False)
-        self.net = net.float().requires_grad_(True)
-        self.optimizer = torch.optim.AdamW(
-            self.net.parameters(),
-            lr=settings.learning_rate,
-            weight_decay=settings.weight_decay,
-            fused=base.device.type in ("cpu", "cuda"),
-        )
-        self.average = MovingAverage(self.net, settings.average_decay)
+        self.net = net.to(base.device, getattr(torch, choices.weights_dtype)).requires_grad_(True)
+        self.optimizer = NetOptimizer(self.net, choices.optimizer, settings.weight_decay, settings.seed)
+        place = "cpu" if choices.average_on == "cpu" else None
+        self.average = MovingAverage(self.net, settings.average_decay, choices.average_every, place)
 
     def take_step(self, batch: Batch) -> StepReport:
         """Do one optimizer step.
@@ -73,11 +79,8 @@ class Trainer:
             TrainingError: If the loss is not finite; the weights are those before the step.
         """
         started = time.perf_counter()
-        base = self.base
-        loss = control_loss(
-            base.unet, self.net, batch, base.schedule, base.prediction, self.settings.loss_weighting
-        )
-        loss.backward()
+        with recomputing(*self._recomputed):
+            loss = accumulate_gradients(self._loss, batch, self.choices.gradient_accumulation)
         norm = nn.utils.clip_grad_norm_(self.net.parameters(), self.settings.gradient_clip)
         if not torch.isfinite(loss) or not torch.isfinite(norm):
             raise TrainingError(
@@ -85,18 +88,21 @@ class Trainer:
                 expected="finite numbers",
                 do="lower the learning rate; the last checkpoint is kept",
             )
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.settings.learning_rate_at(self.step)
-        self.optimizer.step()
-        self.optimizer.zero_grad()  # before the next forward pass, so that gradients and activations never coexist
-        self.average.update(self.net)
+        self.optimizer.update(self.step, self.settings.learning_rate_at(self.step))
         self.step += 1
+        self.average.follow(self.net, self.step)
         return StepReport(self.step, loss.item(), norm.item(), time.perf_counter() - started)
+
+    def _loss(self, batch: Batch) -> Tensor:
+        """The mean loss of a batch."""
+        base, weighting = self.base, self.settings.loss_weighting
+        return control_loss(
+            base.unet, self.net, batch, base.schedule, base.prediction, weighting, self._autocast
+        )
 
     def checkpoint(self) -> Checkpoint:
         """Everything needed to resume from here."""
-        states = self.optimizer.state_dict()["state"]
-        optimizer = {f"{number}.{name}": value for number, state in states.items() for name, value in state.items()}
+        optimizer = self.optimizer.state()
         return Checkpoint(self.step, self.average.updates, self.net.state_dict(), self.average.weights, optimizer)
 
     def restore(self, checkpoint: Checkpoint) -> None:
@@ -104,11 +110,7 @@ class Trainer:
         self.step = checkpoint.step
         self.net.load_state_dict(checkpoint.net)
         self.average.restore(checkpoint.average, checkpoint.average_updates)
-        state: dict[int, dict[str, Tensor]] = {}
-        for key, value in checkpoint.optimizer.items():
-            number, name = key.split(".")
-            state.setdefault(int(number), {})[name] = value
-        self.optimizer.load_state_dict({"state": state, "param_groups": self.optimizer.state_dict()["param_groups"]})
+        self.optimizer.restore(checkpoint.optimizer)
 
     def evaluated(self, report: StepReport, validation: Validation, progress: Progress) -> StepReport:
         """Add an evaluation of the moving average of the weights to a report; it fetches the base's encoders."""
@@ -119,6 +121,13 @@ class Trainer:
         return replace(report, evaluation=evaluation, evaluation_seconds=time.perf_counter() - started)
 
     def averaged_net(self) -> ControlNet:
-        """The net with the moving average of its weights, ready for use."""
+        """The net with the moving average of its weights in float32, where the average is, ready for use."""
+        self.release()
+        self.net.requires_grad_(False).train(False).float()
         self.net.load_state_dict(self.average.weights)
-        return self.net.requires_grad_(False).train(False)
+        return self.net
+
+    def release(self) -> None:
+        """Give the optimizer's memory back, and move the net to where the average is; no step can follow."""
+        self.optimizer.forget()
+        self.net.to(self.average.device)

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "SECURITY.md", "docs/measurements.md", "docs/inference.md")
+DOCS = ("docs/measurements.md", "docs/inference.md", "docs/memory.md")
+PAGES = ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "SECURITY.md", *DOCS)
 SUFFIXES = "py|md|png|jpg|json|txt|toml|yml|safetensors|svg"
 ELSEWHERE = ("NAME", "build/", "SETTINGS.toml", "WORKFLOW.json", "hint.png", "out.png", "<")
 """Marks of a file that the reader makes or has."""

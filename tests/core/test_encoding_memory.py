@@ -18,8 +18,9 @@ from controlnet_core.model.text_encoder import TextEncoder
 from controlnet_core.schedule import NoiseSchedule
 from controlnet_core.tokenizer import PromptTokenizer, Tokens
 from controlnet_core.toy.shapes_dataset import ShapesDataset
+from controlnet_core.training.live_memory import LiveMemory
 from tests.support.bases import small_base
-from tests.support.live_memory import LiveMemory, peak_gib
+from tests.support.live_memory import peak_gib
 from tests.support.reduced import difference, noise
 
 MOST = 3.0

@@ -21,6 +21,7 @@ from controlnet_core.data.shuffled import ShuffledHints
 from controlnet_core.model.controlnet import ControlNet
 from controlnet_core.toy.shapes_dataset import ShapesDataset
 from controlnet_core.training import identity
+from controlnet_core.training import settings as settings_module
 from controlnet_core.training.identity import BRANCH, TRUNK, WITHOUT_EFFECT, differences, run_name, trunk_of
 from controlnet_core.training.settings import EvaluationSettings, TrainSettings
 from controlnet_core.weights.load_base import load_base
@@ -53,6 +54,9 @@ def test_every_setting_has_one_part() -> None:
     "change",
     [
         {"checkpoint_every": 7},
+        {"gradient_accumulation": 2},
+        {"average_on": "cpu"},
+        {"activation_checkpointing": True},
         {"evaluation": EvaluationSettings(every=1, hints=3, guidance=2.0)},
         {"device": "cuda:1"},
         {"out": Path("elsewhere")},
@@ -80,6 +84,11 @@ def test_what_changes_no_net_renames_no_run(change: dict[str, Any]) -> None:
         {"timestep_density": "cubic"},
         {"offset_noise": 0.05},
         {"seed": 1},
+        {"precision": "bfloat16"},
+        {"weights_dtype": "bfloat16"},
+        {"optimizer": "adamw_8bit"},
+        {"average_every": 2},
+        {"memory": 8},
     ],
 )
 def test_what_changes_the_net_renames_the_run(change: dict[str, Any]) -> None:
@@ -94,6 +103,24 @@ def test_the_dtype_that_the_base_computes_in_names_the_run() -> None:
     assert len(set(names)) == 3 and names[0] == name_of(PLAIN)
     assert differences(trunks[1], trunks[0]) == ["compute_dtype float16 instead of float32"]
     assert differences(trunks[0], trunks[2]) == ["compute_dtype float32 instead of bfloat16"]
+
+
+def test_a_run_is_named_by_what_a_preset_chooses_and_not_by_the_preset() -> None:
+    names = {preset: name_of(PLAIN.model_copy(update={"memory": preset})) for preset in (8, 12, 16, 24, 48, 80)}
+    assert names[16] == names[24] == names[48] == names[80] and len(set(names.values())) == 3
+    chosen = {"precision": "bfloat16", "optimizer": "adamw_8bit", "average_every": 10}
+    assert names[8] == name_of(PLAIN.model_copy(update=chosen))
+    usual = {"precision": "float32", "optimizer": "adamw", "average_every": 1}
+    assert name_of(PLAIN.model_copy(update={"memory": 8, **usual})) == name_of(PLAIN), "settings have the last word"
+
+
+def test_what_is_usual_for_a_device_names_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(settings_module, "usual_precision", lambda device: "bfloat16")
+    trunk = trunk_of(PLAIN, small_base(), PAIRS)
+    assert trunk["precision"] == "bfloat16"
+    assert name_of(PLAIN) == name_of(PLAIN.model_copy(update={"precision": "bfloat16"}))
+    without = trunk_of(PLAIN.model_copy(update={"precision": "float32"}), small_base(), PAIRS)
+    assert differences(trunk, without) == ["precision bfloat16 instead of float32"]
 
 
 def test_a_setting_that_is_added_with_what_was_done_before_renames_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

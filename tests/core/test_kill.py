@@ -23,6 +23,7 @@ PATIENCE = 300.0
 WRITING = 0
 """Kill while a checkpoint is written; any other number is how many steps to wait for."""
 MOMENTS = (3, WRITING, 4, WRITING, 1)
+PARTS = ("net.safetensors", "average.safetensors", "optimizer.safetensors")
 MOST_KILLS = 7
 """The run is long enough for this many; those beyond five are attempts to hit a write."""
 
@@ -44,20 +45,20 @@ class Session:
     left_partial: bool
 
 
-def start(out: Path) -> subprocess.Popen[str]:
+def start(out: Path, way: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, str(ROOT / "tests" / "support" / "train_small.py"), str(out)],
+        [sys.executable, str(ROOT / "tests" / "support" / "train_small.py"), str(out), way],
         stdout=subprocess.PIPE,
         text=True,
         env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
     )
 
 
-def killed(out: Path, moment: int, chance: random.Random) -> Session:
+def killed(out: Path, way: str, moment: int, chance: random.Random) -> Session:
     """Let a process train, kill it, and return what it did."""
-    checkpoints = train_small.run_folder(out) / "checkpoints"
+    checkpoints = train_small.run_folder(out, way) / "checkpoints"
     before, old = newest(checkpoints), partials(checkpoints)
-    with start(out) as process:
+    with start(out, way) as process:
         assert process.stdout is not None
         lines: list[str] = []
         if moment == WRITING:
@@ -92,25 +93,26 @@ def partials(checkpoints: Path) -> set[tuple[str, int]]:
 
 # The test ends a process as a power cut does: by a signal that it cannot see.
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL")
-def test_a_run_killed_five_times_ends_as_one_that_was_not(tmp_path: Path) -> None:
+@pytest.mark.parametrize("way", train_small.WAYS)
+def test_a_run_killed_five_times_ends_as_one_that_was_not(way: str, tmp_path: Path) -> None:
     chance = random.Random(0)
-    unhurt = start(tmp_path / "unhurt")
+    unhurt = start(tmp_path / "unhurt", way)
     out = tmp_path / "killed"
-    sessions = [killed(out, moment, chance) for moment in MOMENTS]
+    sessions = [killed(out, way, moment, chance) for moment in MOMENTS]
     while not any(session.left_partial for session in sessions) and len(sessions) < MOST_KILLS:
-        sessions.append(killed(out, WRITING, chance))
+        sessions.append(killed(out, way, WRITING, chance))
     print("\n".join(map(str, sessions)))
     assert any(session.left_partial for session in sessions), "no kill fell into the writing of a checkpoint"
 
-    checkpoints = train_small.run_folder(out) / "checkpoints"
-    before, last = newest(checkpoints), start(out)
+    checkpoints = train_small.run_folder(out, way) / "checkpoints"
+    before, last = newest(checkpoints), start(out, way)
     reported, _ = last.communicate(timeout=PATIENCE)
     assert last.returncode == 0
     sessions.append(Session(before, train_small.STEPS, int(reported.split()[0]), False))
     for session in sessions:
         assert session.first_step in (None, session.before + 1), "it did not resume after its checkpoint"
 
-    lines = RunFolder(train_small.run_folder(out)).metrics.read()
+    lines = RunFolder(train_small.run_folder(out, way)).metrics.read()
     assert [line.step for line in lines] == list(range(1, train_small.STEPS + 1))
     kept = [session for session in sessions if session.after > session.before]
     starts = {line.session: line.step for line in reversed(lines)}
@@ -119,7 +121,7 @@ def test_a_run_killed_five_times_ends_as_one_that_was_not(tmp_path: Path) -> Non
     assert not partials(checkpoints), "half-written checkpoints are left"
     unhurt.communicate(timeout=PATIENCE)
     assert unhurt.returncode == 0
-    net, expected = (
-        load_file(train_small.run_folder(tmp_path / name) / "controlnet.safetensors") for name in ("killed", "unhurt")
-    )
-    assert differing(net, expected) == []
+    runs = [train_small.run_folder(tmp_path / name, way) for name in ("killed", "unhurt")]
+    for file in ("controlnet.safetensors", *(f"checkpoints/{train_small.STEPS:08d}/{part}" for part in PARTS)):
+        killed_run, expected = (load_file(run / file) for run in runs)
+        assert differing(killed_run, expected) == [], file

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -42,8 +43,18 @@ class Disturbance:
         return Evaluation((torch.rand(()).item(),), {"colour": 1.0}, torch.rand(2, 3, 32, 32))
 
 
-def settings(out: Path) -> TrainSettings:
-    return TrainSettings(
+WAYS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "in parts": {"gradient_accumulation": 2, "activation_checkpointing": True},
+    "bfloat16": {"precision": "bfloat16", "average_every": 2, "average_on": "cpu"},
+    "bfloat16 weights": {"weights_dtype": "bfloat16"},
+    "8 bits": {"optimizer": "adamw_8bit"},
+    "small": {"memory": 8, "weights_dtype": "bfloat16", "average_every": 4},
+}
+
+
+def settings(out: Path, way: str = "plain") -> TrainSettings:
+    plain = TrainSettings(
         steps=6,
         batch_size=2,
         learning_rate=3e-4,
@@ -51,6 +62,7 @@ def settings(out: Path) -> TrainSettings:
         evaluation=EvaluationSettings(every=2),
         out=out,
     )
+    return plain.model_copy(update=WAYS[way])
 
 
 def finished(training: Training) -> tuple[list[StepReport], ControlNet]:
@@ -63,34 +75,43 @@ def finished(training: Training) -> tuple[list[StepReport], ControlNet]:
             return reports, end.value
 
 
-def metrics(out: Path) -> list[MetricsLine]:
-    return RunFolder(run_path(settings(out), small_base(), PAIRS)).metrics.read()
+def folder(out: Path, way: str = "plain") -> RunFolder:
+    return RunFolder(run_path(settings(out, way), small_base(), PAIRS))
 
 
-def test_a_run_that_is_stopped_resumes_bit_for_bit(tmp_path: Path) -> None:
+def metrics(out: Path, way: str = "plain") -> list[MetricsLine]:
+    return folder(out, way).metrics.read()
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_run_that_is_stopped_resumes_bit_for_bit(way: str, tmp_path: Path) -> None:
     base = small_base()
     before = {name: weight.clone() for name, weight in base.unet.state_dict().items()}
-    whole, net = finished(train(settings(tmp_path / "whole"), base, PAIRS))
+    whole, net = finished(train(settings(tmp_path / "whole", way), base, PAIRS))
     assert differing(base.unet.state_dict(), before) == [], "training changed the locked base"
     assert all(parameter.grad is None for parameter in base.unet.parameters())
     fresh = ControlNet.from_unet(base.unet).state_dict()
     assert set(differing(net.state_dict(), fresh)) == set(fresh), "a tensor was not trained"
 
     out = tmp_path / "stopped"
-    first = train(settings(out), small_base(), PAIRS, Disturbance())
+    first = train(settings(out, way), small_base(), PAIRS, Disturbance())
     reports = [next(first) for _ in range(4)]  # the report before step 1, and three steps
     first.close()
-    rest, resumed = finished(train(settings(out), small_base(), PAIRS, Disturbance()))
+    rest, resumed = finished(train(settings(out, way), small_base(), PAIRS, Disturbance()))
     assert differing(resumed.state_dict(), net.state_dict()) == []
+    ends = [folder(place, way).checkpoints.read(6) for place in (tmp_path / "whole", out)]
+    assert ends[0] is not None and ends[1] is not None
+    assert differing(ends[1].net, ends[0].net) == differing(ends[1].optimizer, ends[0].optimizer) == []
     assert [(r.step, r.loss, r.gradient_norm) for r in [*reports, *rest] if r.step] == [
         (r.step, r.loss, r.gradient_norm) for r in whole
     ]
-    assert [(line.step, line.session) for line in metrics(out)] == [
+    lines = metrics(out, way)
+    assert [(line.step, line.session) for line in lines] == [
         *((step, 1) for step in range(4)),
         *((step, 2) for step in range(4, 7)),
     ]
-    assert [line.step for line in metrics(out) if line.evaluation is not None] == [0, 2, 4, 6]
-    assert [line.step for line in metrics(tmp_path / "whole")] == [1, 2, 3, 4, 5, 6]
+    assert [line.step for line in lines if line.evaluation is not None] == [0, 2, 4, 6]
+    assert [line.step for line in metrics(tmp_path / "whole", way)] == [1, 2, 3, 4, 5, 6]
 
 
 class Stopping(Disturbance):
@@ -154,19 +175,40 @@ def test_the_moving_average_resumes_bit_for_bit() -> None:
     assert set(differing(restored.weights, saved)) == {"weight", "bias"}
 
 
-def test_the_moving_average_is_lent_and_taken_back() -> None:
-    module = randomised(nn.Linear(5, 7), seed=0)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_the_moving_average_is_lent_and_taken_back(dtype: torch.dtype) -> None:
+    module = randomised(nn.Linear(5, 7), seed=0).to(dtype)
     average = MovingAverage(module, decay=0.9)
     average.update(randomised(module, seed=1))
+    assert {weight.dtype for weight in average.weights.values()} == {torch.float32}
     own, averaged = weights(module), {name: weight.clone() for name, weight in average.weights.items()}
     with average.applied_to(module):
-        assert differing(weights(module), averaged) == []
+        assert differing(weights(module), {name: weight.to(dtype) for name, weight in averaged.items()}) == []
     assert differing(weights(module), own) == []
     with pytest.raises(KeyboardInterrupt), average.applied_to(module):
         raise KeyboardInterrupt
     assert differing(weights(module), own) == []
     assert differing(average.weights, averaged) == []
     assert set(differing(own, averaged)) == {"weight", "bias"}, "both are the same, so the test shows nothing"
+
+
+def test_an_average_that_is_updated_rarely_stays_close() -> None:
+    """Each update then stands for several steps, and a short run has an average."""
+    module = nn.Linear(3, 2).double()
+    often, rarely = MovingAverage(module, 0.9), MovingAverage(module, 0.9, every=5)
+    start = weights(module)["weight"]
+    far = 0.0
+    for step in range(1, 501):
+        with torch.no_grad():
+            module.weight.copy_(start + step)
+        for average in (often, rarely):
+            average.follow(module, step)
+        if step % 5 == 0 and step > 10:
+            far = max(far, (often.weights["weight"] - rarely.weights["weight"]).abs().max().item())
+    assert often.updates == 500 and rarely.updates == 5 + 99
+    lag = (module.weight - often.weights["weight"]).min().item()
+    print(f"\nthe average lags {lag:.1f} steps behind; both are at most {far:.1f} apart")
+    assert 8 < lag < 12 and far <= 6
 
 
 def test_the_moving_average_by_hand() -> None:

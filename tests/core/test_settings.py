@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
+from controlnet_core.config import SD15, SDXL, UNetConfig
 from controlnet_core.errors import SettingError
+from controlnet_core.training.memory import MemoryChoices, Preset, preset_choices
 from controlnet_core.training.settings import TrainSettings, checked, read_toml
 
 
@@ -25,12 +30,27 @@ from controlnet_core.training.settings import TrainSettings, checked, read_toml
         ({"steps": 10**10}, "less than or equal to 4294967295"),
         ({"warm_up_steps": 10**400}, "less than or equal to 4294967295"),
         ({"out": [[[["x" * 5000]]]]}, r"out = \[\[\[\['x{74}x…"),
+        ({"memory": 10}, "memory = 10 .*expected 8, 12, 16, 24, 48 or 80"),
+        ({"optimizer": "adam"}, "expected 'adamw' or 'adamw_8bit'"),
+        ({"gradient_accumulation": 0}, "gradient_accumulation = 0"),
     ],
 )
 def test_what_is_wrong_is_named(values: dict[str, object], message: str) -> None:
     with pytest.raises(SettingError, match=message) as caught:
         checked(values, "settings.toml")
     assert "settings.toml" in str(caught.value)
+
+
+@pytest.mark.parametrize(("config", "preset", "parts"), [(SD15, 8, 3), (SD15, 12, 5), (SD15, 80, 1), (SDXL, 24, 3)])
+def test_a_preset_decides_what_is_not_set(config: UNetConfig, preset: Preset, parts: int) -> None:
+    device = torch.device("cpu")
+    chosen = TrainSettings(batch_size=5, memory=preset).choices(config, device)
+    assert chosen == preset_choices(preset, config, 5) and chosen.gradient_accumulation == parts
+    own: dict[str, Any] = {"gradient_accumulation": 2, "activation_checkpointing": False, "optimizer": "adamw", "average_every": 1}
+    settings = TrainSettings(batch_size=5, memory=preset, **own)
+    assert settings.choices(config, device) == replace(chosen, **own)
+    assert checked(settings.model_dump(mode="json"), "a file") == settings, "a file says what was set, and no more"
+    assert TrainSettings().choices(config, device) == MemoryChoices()
 
 
 def test_the_learning_rate_rises_and_falls() -> None:

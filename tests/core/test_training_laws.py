@@ -21,28 +21,33 @@ from controlnet_core.model.blocks import ResidualBlock
 from controlnet_core.model.controlnet import ControlNet, ControlNetBlock
 from controlnet_core.model.hint import HintEncoderKind
 from controlnet_core.model.layers import LayerFactory
+from controlnet_core.model.recompute import Recomputable, recomputing
 from controlnet_core.model.residuals import Residuals
 from controlnet_core.model.unet import Features, UNet
-from controlnet_core.objective import Batch, control_loss, loss_weights
+from controlnet_core.objective import Batch, accumulate_gradients, control_loss, loss_weights
 from controlnet_core.schedule import NoiseSchedule
 from tests.support.bases import SMALL
 from tests.support.bits import same_bits
-from tests.support.reduced import noise, randomised
+from tests.support.reduced import REDUCED, noise, randomised
 
 SCHEDULE = NoiseSchedule.scaled_linear()
 # With 32 channels each group of a norm is one channel, and such a norm removes every bias and time embedding before it,
 # so that these have no gradient at all. With 64 channels they have one.
 WIDE = replace(SMALL.unet, model_channels=64, head_channels=64)
+DEEP = replace(REDUCED["SDXL"].unet, transformer_depth=(0, 1, 2))
 
 
-def make_batch(config: UNetConfig, dtype: torch.dtype = torch.float32) -> Batch:
-    """Two rows that differ in everything."""
+def make_batch(config: UNetConfig, dtype: torch.dtype = torch.float32, rows: int = 2) -> Batch:
+    """Rows that differ in everything."""
     return Batch(
-        latents=noise(2, 4, 4, 4, seed=1).to(dtype),
-        noise=noise(2, 4, 4, 4, seed=2).to(dtype),
-        timesteps=torch.tensor([120, 740]),
-        hints=noise(2, 3, 32, 32, seed=3).sigmoid().to(dtype),
-        text=TextEmbeddings(noise(2, 5, config.context_dim, seed=4).to(dtype)),
+        latents=noise(rows, 4, 4, 4, seed=1).to(dtype),
+        noise=noise(rows, 4, 4, 4, seed=2).to(dtype),
+        timesteps=torch.tensor([120, 740, 3, 999, 500][:rows]),
+        hints=noise(rows, 3, 32, 32, seed=3).sigmoid().to(dtype),
+        text=TextEmbeddings(
+            noise(rows, 5, config.context_dim, seed=4).to(dtype),
+            None if config.vector_dim is None else noise(rows, config.vector_dim, seed=5).to(dtype),
+        ),
     )
 
 
@@ -80,9 +85,13 @@ def test_gradients_arrive_in_order() -> None:
         assert not any(sizes[name] for name in sizes.keys() - names), f"not exactly 0 in step {number}"
 
 
-def largest_gradient(parameter: nn.Parameter) -> float:
+def gradient_of(parameter: nn.Parameter) -> Tensor:
     assert parameter.grad is not None
-    return parameter.grad.abs().max().item()
+    return parameter.grad
+
+
+def largest_gradient(parameter: nn.Parameter) -> float:
+    return gradient_of(parameter).abs().max().item()
 
 
 @pytest.mark.parametrize("prediction", ["eps", "v"])
@@ -106,6 +115,35 @@ def test_skipping_the_locked_encoders_graph_changes_no_gradient(prediction: Pred
     assert worst <= 1e-10, f"largest relative error {worst}"
 
 
+@pytest.mark.parametrize("hint_encoder", ["reference", "paper"])
+@pytest.mark.parametrize("config", [WIDE, DEEP], ids=lambda config: config.family)
+def test_checkpointed_activations_change_no_gradient(config: UNetConfig, hint_encoder: HintEncoderKind) -> None:
+    unet = randomised(UNet(config), seed=1).double().requires_grad_(False)
+    net = randomised(ControlNet(config, hint_encoder=hint_encoder), seed=2).double()
+    given = make_batch(config, torch.float64)
+
+    def computed() -> tuple[list[Tensor], int]:
+        """The loss and its gradients, and how many numbers were kept for the backward pass."""
+        kept: dict[int, int] = {}
+
+        def keep(tensor: Tensor) -> Tensor:
+            kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            loss = control_loss(unet, net, given, SCHEDULE, "eps")
+        return [loss, *torch.autograd.grad(loss, list(net.parameters()))], sum(kept.values())
+
+    wanted, all_kept = computed()
+    with recomputing(net, unet.decoder):
+        found, kept = computed()
+    worst = max(((a - b).abs().max() / b.abs().max()).item() for a, b in zip(found, wanted, strict=True))
+    print(f"\n{worst:.1e}; {kept:,} of {all_kept:,} bytes are kept")
+    assert worst <= 1e-10 and kept < 0.5 * all_kept
+    parts = [*net.modules(), *unet.modules()]
+    assert not any(part.recomputed for part in parts if isinstance(part, Recomputable)), "it is not left on"
+
+
 @pytest.mark.parametrize("weighting", ["plain", "v", "min_snr"])
 @torch.no_grad()
 def test_a_weighting_multiplies_the_error_of_each_row(weighting: LossWeighting) -> None:
@@ -125,6 +163,30 @@ def test_a_weighting_multiplies_the_error_of_each_row(weighting: LossWeighting) 
     wanted = (loss_weights(weighting, "eps", SCHEDULE.sigma(given.timesteps)) * alone).mean()
     found = control_loss(unet, net, given, SCHEDULE, "eps", weighting)
     assert abs(found / wanted - 1) < 1e-12, f"{found} in place of {wanted}"
+
+
+@pytest.mark.parametrize("prediction", ["eps", "v"])
+@pytest.mark.parametrize(("rows", "parts"), [(4, 2), (4, 4), (5, 2), (5, 4), (2, 8)])
+def test_a_batch_in_parts_gives_the_gradients_of_the_whole(rows: int, parts: int, prediction: Prediction) -> None:
+    """Also where the last part is shorter, and where there are fewer pairs than parts."""
+    unet, net = randomised(UNet(WIDE), seed=1).double(), randomised(ControlNet(WIDE), seed=2).double()
+    unet.requires_grad_(False)
+    given, sizes = make_batch(WIDE, torch.float64, rows), []
+
+    def loss_of(batch: Batch) -> Tensor:
+        sizes.append(len(batch))
+        return control_loss(unet, net, batch, SCHEDULE, prediction, "v")
+
+    def computed(parts: int) -> tuple[Tensor, ...]:
+        net.zero_grad()
+        loss = accumulate_gradients(loss_of, given, parts)
+        return loss, *(gradient_of(parameter).clone() for parameter in net.parameters())
+
+    wanted, found = computed(1), computed(parts)
+    assert sizes[0] == sum(sizes[1:]) == rows and max(sizes[1:]) == -(-rows // parts)
+    worst = max(((a - b).abs().max() / b.abs().max()).item() for a, b in zip(found, wanted, strict=True))
+    print(f"\n{rows} in {sizes[1:]}: {worst:.1e}")
+    assert worst <= 1e-9
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
@@ -150,6 +212,26 @@ def test_a_locked_base_in_half_precision_gives_the_same_gradients(
     print(f"\n{dtype}: {found:.1e} from float32; {error(half):.1e} where the gradient is not scaled")
     assert found <= 8 * rounding
     assert dtype == torch.bfloat16 or error(half) > 2 * found, "nothing is lost, so the test shows nothing"
+
+
+def test_a_net_under_autocast_gives_the_same_gradients() -> None:
+    """Its weights and their gradients stay in float32; so do those of no activation."""
+    unet, net = randomised(UNet(WIDE), seed=1).requires_grad_(False), randomised(ControlNet(WIDE), seed=2)
+    given, kept = make_batch(WIDE), set[torch.dtype]()
+
+    def gradients(base: UNet, autocast: torch.dtype | None) -> Tensor:
+        loss = control_loss(base, net, given, SCHEDULE, "eps", autocast=autocast)
+        assert loss.dtype == torch.float32
+        found = torch.autograd.grad(loss, list(net.parameters()))
+        assert {one.dtype for one in found} == {torch.float32}
+        return torch.cat([one.flatten() for one in found])
+
+    net.middle_zero_convolution.register_forward_hook(lambda layer, given, output: kept.add(output.dtype))
+    wanted = gradients(unet, None)
+    found = gradients(copy.deepcopy(unet).to(torch.bfloat16), torch.bfloat16)
+    error = float((found - wanted).norm() / wanted.norm())
+    print(f"\n{error:.1e} from float32")
+    assert kept == {torch.float32, torch.bfloat16} and 0 < error <= 8 * torch.finfo(torch.bfloat16).eps
 
 
 @torch.no_grad()

@@ -20,6 +20,7 @@ from ....controlnet_core.training.events import (
     Event,
     Fitting,
     Interrupted,
+    Memory,
     Opened,
     Stepped,
     event_lines,
@@ -27,7 +28,7 @@ from ....controlnet_core.training.events import (
 from ....controlnet_core.training.run import SAMPLES
 from ....controlnet_core.training.session import Recent
 from ....controlnet_core.training.settings import TrainSettings
-from ..host.messages import show
+from ..host.messages import show, warn
 
 SECONDS_BETWEEN_TEXTS = 0.5
 PREVIEW_SIZE = 512
@@ -56,6 +57,11 @@ class TrainingDisplay:
         match event:
             case Opened():
                 self._say(event_lines(event)[-1], True)
+            case Memory():
+                lines = event_lines(event)
+                self._say(lines[0], True)
+                for line in lines[1:]:
+                    warn(line, self.node_id)
             case Encoding(done=done, total=total):
                 self._encoding = self._encoding or EncodingProgress(done, total)
                 self._say(self._encoding.at(done), done == total)

@@ -108,6 +108,9 @@ def _trained_run(
     """The folder of a finished run, its report, and what shows it."""
     show("reading the base", node_id)
     base = base_of(*sources)
+    # The base is still on the CPU, and the run is named by what is usual where it will be trained.
+    precision = settings.choices(base.unet.config, device).precision
+    settings = settings.model_copy(update={"precision": precision})
     dataset, validation = data.open(settings, base)
     title = f"{base.family.unet.family} ControlNet trained on {data.description}"
     session = Session(settings, base, dataset, validation, title)
