@@ -2,7 +2,7 @@
 
     python benchmarks/recipes.py --out recipes --task shapes
     python benchmarks/recipes.py --out recipes --task shapes --confirm --seeds 5 6 7 8 9
-    python benchmarks/recipes.py --out recipes --task canny --confirm
+    python benchmarks/recipes.py --out recipes --task blur --confirm
     python benchmarks/recipes.py --out recipes --seconds-of-a-step
 
 Nets are trained as in the demo, except for what a recipe changes, and scored on held-out hints. For each recipe: the
