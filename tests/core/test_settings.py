@@ -46,7 +46,7 @@ def test_a_preset_decides_what_is_not_set(config: UNetConfig, preset: Preset, pa
     device = torch.device("cpu")
     chosen = TrainSettings(batch_size=5, memory=preset).choices(config, device)
     assert chosen == preset_choices(preset, config, 5) and chosen.gradient_accumulation == parts
-    own: dict[str, Any] = {"gradient_accumulation": 2, "activation_checkpointing": False, "optimizer": "adamw", "average_every": 1}
+    own: dict[str, Any] = {"gradient_accumulation": 2, "activation_checkpointing": False, "optimizer": "adamw"}
     settings = TrainSettings(batch_size=5, memory=preset, **own)
     assert settings.choices(config, device) == replace(chosen, **own)
     assert checked(settings.model_dump(mode="json"), "a file") == settings, "a file says what was set, and no more"
