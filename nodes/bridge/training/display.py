@@ -54,7 +54,7 @@ class TrainingDisplay:
             case Opened():
                 self._say(event_lines(event)[-1], True)
             case Encoding(done=done, total=total):
-                self._say(f"encoding pair {done:,} of {total:,}", done == total)
+                self._say(f"encoding pictures, captions and hints: {done:,} of {total:,}", done == total)
             case Fitting(done=done, total=total):
                 self._say(f"fitting the hint encoder: {done} of {total}", done == total)
             case Drawing(done=done, total=total):
