@@ -104,8 +104,10 @@ class Filling:
             self._encoded.clear()
             raise
         finally:
-            self._write()  # an interruption keeps what is encoded
-            self._release()
+            try:
+                self._write()  # an interruption keeps what is encoded
+            finally:
+                self._release()
 
     def _take(self, block: _Block) -> bool:
         """Encode a block, unless another process does; whether it need not be looked at again."""

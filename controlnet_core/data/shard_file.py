@@ -12,7 +12,7 @@ import math
 import os
 import time
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,10 +100,10 @@ class Shard:
     written: int
     changed: bool
 
-    def record(self, row: int) -> Record:
-        """Read one record; raises DatasetError if that fails, and removes the shard if it is damaged."""
+    def records(self, rows: Sequence[int]) -> list[Record]:
+        """Read some records; raises DatasetError if that fails, and removes the shard if it is damaged."""
         try:
-            return self._read(row)
+            return list(self._read(rows))
         except DamagedError as error:
             remove_shard(self.path)
             fault, do = str(error), "start again: it is removed, and what it held is encoded anew"
@@ -113,17 +113,18 @@ class Shard:
 
     def check(self) -> None:
         """Read all records, and note that they are sound; raises DamagedError if one is not."""
-        for row in range(len(self.keys)):
-            self._read(row)
+        for _ in self._read(range(len(self.keys))):
+            pass
         with suppress(OSError):  # a file of another user, or on a disk that is read-only, is checked each time
             os.utime(self.path, (self.written, self.written))
 
-    def _read(self, row: int) -> Record:
+    def _read(self, rows: Sequence[int]) -> Iterator[Record]:
         with self.path.open("rb", buffering=0) as file:
-            record = {name: stack.row(file, row) for name, stack in self.stacks.items()}
-        if _check(record) != self.checks[row]:
-            raise DamagedError("a record of another checksum")
-        return record
+            for row in rows:
+                record = {name: stack.row(file, row) for name, stack in self.stacks.items()}
+                if _check(record) != self.checks[row]:
+                    raise DamagedError("a record of another checksum")
+                yield record
 
 
 def write_shard(folder: Path, keys: NDArray[Any], records: Sequence[Record]) -> str:

@@ -108,10 +108,14 @@ class Shards:
             KeyError: If there is no record of an index.
         """
         items = self._item[list(indices)]
-        if (self._shard[items] < 0).any():
+        shards, rows = self._shard[items], self._row[items]
+        if (shards < 0).any():
             raise KeyError(f"some of {list(indices)} have no record in {self.folder}")
-        places = zip(self._shard[items], self._row[items], strict=True)
-        return [self._shards[shard].record(row) for shard, row in places]
+        found: dict[int, Record] = {}
+        for number in np.unique(shards):
+            places = np.flatnonzero(shards == number)
+            found |= zip(places.tolist(), self._shards[number].records(rows[places].tolist()), strict=True)
+        return [found[place] for place in range(len(items))]
 
     def _new_names(self) -> list[str]:
         """The names of the shards that were not seen yet."""

@@ -22,7 +22,7 @@ from controlnet_core.data.cache import ABANDONED, encode_dataset
 from controlnet_core.data.filling import Filling
 from controlnet_core.data.shard_file import Record
 from controlnet_core.data.shards import Shards
-from controlnet_core.errors import CheckpointError
+from controlnet_core.errors import CheckpointError, WriteError
 from controlnet_core.keyed import digest
 from tests.core.test_shards import keys
 from tests.support.bases import small_base
@@ -167,6 +167,21 @@ def test_an_interruption_keeps_what_is_encoded(tmp_path: Path) -> None:
     assert again.fill()[0] == (28, 100)
     assert again.encoded == list(range(24, 100)) and {len(batch) for batch in again.batches} == {4}
     assert [int(record["number"][0]) for record in again.shards.read(range(100))] == list(range(100))
+
+
+def test_claims_are_given_up_when_what_an_interruption_leaves_cannot_be_written(tmp_path: Path) -> None:
+    part = Numbers(tmp_path, 100)
+
+    def progress(done: int, total: int) -> None:
+        (tmp_path / "numbers").touch()  # no folder can be made there any more
+        raise KeyboardInterrupt
+
+    held = Filling(tmp_path, [part], progress)
+    with pytest.raises(WriteError, match="numbers"):
+        held.run()
+    (tmp_path / "numbers").unlink()
+    assert not list(tmp_path.iterdir())
+    assert Numbers(tmp_path, 100).fill()[-1] == (100, 100)
 
 
 def test_what_is_refused_is_not_kept(tmp_path: Path) -> None:
