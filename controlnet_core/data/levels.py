@@ -21,8 +21,9 @@ def packed(pixels: Tensor) -> NDArray[Any]:
     """Pixels as uint8 or uint16, if all are multiples of the largest one's inverse, or else as they are."""
     for dtype in WHOLE:
         levels = int(np.iinfo(dtype).max)
-        if pixels.min() >= 0 and torch.equal(rounded(pixels, levels), pixels):
-            return (pixels * levels).round().numpy().astype(dtype)
+        whole = (pixels * levels).round()
+        if torch.equal(whole / levels, pixels) and pixels.min() >= 0:
+            return whole.numpy().astype(dtype)
     return pixels.numpy()
 
 

@@ -175,13 +175,14 @@ class FolderDataset:
     def _image(self, files: PairFiles) -> Tensor:
         """The picture of a pair, (1, 3, H, W)."""
         image = load_picture(files.image)
-        if not self._resized and tuple(image.shape[-2:]) != self._sides:
+        if not self._resized and _sides(image) != self._sides:
             raise DatasetError(
                 found=f"{files.image} of {in_pixels(image.shape[-2:])}",
                 expected=f"{in_pixels(self._sides)}, as {self.files[0].image} has",
                 do=UNEQUAL.do,
             )
-        _check_aspect(files)
+        if files.hint != files.image:
+            _check_aspect(files, _header_sides(files.hint), _sides(image))
         return self._fitted(image)
 
     def _hint(self, files: PairFiles) -> Tensor:
@@ -191,8 +192,8 @@ class FolderDataset:
     def _read_hint(self, files: PairFiles) -> Tensor:
         """The hint of a pair in as many bits as its file has, (1, 3, H, W)."""
         hint = load_picture(files.hint)
-        _check_aspect(files)
-        return rounded(self._fitted(hint), read_header(files.hint).levels)
+        _check_aspect(files, _sides(hint), _header_sides(files.image))
+        return hint if _sides(hint) == self._sides else rounded(self._fitted(hint), read_header(files.hint).levels)
 
     def _made_hint(self, maker: HintMaker, image: Tensor) -> Tensor:
         """The hint made from a picture (1, 3, H, W), in as many bits as the file of a hint would have."""
@@ -208,11 +209,11 @@ def differs_in_aspect(hint: tuple[int, int], picture: tuple[int, int]) -> bool:
     return crop_note(torch.empty(1, 1, *hint, device="meta"), *picture) is not None
 
 
-def _check_aspect(files: PairFiles) -> None:
-    """Check that a hint has its picture's aspect. Only if their headers deny it are the files decoded."""
-    if files.hint == files.image or not differs_in_aspect(_sides(files.hint), _sides(files.image)):
+def _check_aspect(files: PairFiles, hint: tuple[int, int], picture: tuple[int, int]) -> None:
+    """Check that a hint has its picture's aspect, by what headers say; only if they deny it are the files decoded."""
+    if not differs_in_aspect(hint, picture):
         return
-    hint, picture = (_decoded_sides(path) for path in (files.hint, files.image))
+    hint, picture = (_sides(load_picture(path)) for path in (files.hint, files.image))
     if differs_in_aspect(hint, picture):
         raise DatasetError(
             found=f"{files.hint} of {in_pixels(hint)} for a picture of {in_pixels(picture)}",
@@ -221,18 +222,18 @@ def _check_aspect(files: PairFiles) -> None:
         )
 
 
-def _sides(path: Path) -> tuple[int, int]:
+def _sides(pixels: Tensor) -> tuple[int, int]:
+    """Height and width of (1, 3, H, W)."""
+    height, width = pixels.shape[-2:]
+    return height, width
+
+
+def _header_sides(path: Path) -> tuple[int, int]:
     """Height and width of a picture, from its header; raises DatasetError if it cannot be read."""
     try:
         return read_header(path).sides
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
-        return _decoded_sides(path)  # says what is wrong
-
-
-def _decoded_sides(path: Path) -> tuple[int, int]:
-    """Height and width of a picture that is decoded."""
-    height, width = load_picture(path).shape[-2:]
-    return height, width
+        return _sides(load_picture(path))  # says what is wrong
 
 
 def check_choices(size: int | None, hint: str) -> None:
@@ -268,7 +269,7 @@ def in_pixels(sides: Sequence[int]) -> str:
 
 def _common_sides(path: Path) -> tuple[int, int]:
     """Height and width of the first picture, which sets the size of all others."""
-    height, width = _decoded_sides(path)
+    height, width = _sides(load_picture(path))
     if height % EVEN_STEP or width % EVEN_STEP:
         raise DatasetError(
             found=f"{path} of {in_pixels((height, width))}",
