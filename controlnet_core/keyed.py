@@ -6,6 +6,7 @@ import hashlib
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from .errors import SettingError
 
@@ -45,3 +46,10 @@ def file_digest(path: Path) -> str:
     """Name a file by its content, read piece by piece; raises OSError if it cannot be read."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+
+
+def add_weights(digest: hashlib.blake2b, module: nn.Module) -> None:
+    """Add a module's weights to a digest, by their names and as float32, wherever and in whatever dtype they are."""
+    for name, weight in sorted(module.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(weight.detach().to("cpu", torch.float32).contiguous().numpy().data)

@@ -36,7 +36,7 @@ class TrainingView:
         self._recent = Recent(settings)
         self._open = ExitStack()
         self._interruption = Interruption(STOPPING)
-        self._encoding, self._training = Bar("encoding", "pair"), Bar("training", "step")
+        self._encoding, self._training = Bar("encoding", "part"), Bar("training", "step")
         self._fitting = Bar("fitting the hint encoder", "step")
 
     def __enter__(self) -> TrainingView:
@@ -63,7 +63,8 @@ class TrainingView:
             case Encoding(done=done, total=total):
                 self._encoding.show(done, total)
                 if self._interruption.asked:
-                    message = f"stopped at once; {done:,} of {total:,} pairs are encoded and kept; {RESUMES}"
+                    kept = f"{done:,} of {total:,} pictures, captions and hints are encoded and kept"
+                    message = f"stopped at once; {kept}; {RESUMES}"
                     raise Interrupted(message, {"folder": str(self.path)})
             case Fitting(done=done, total=total):
                 self._fitting.show(done, total)

@@ -1,295 +1,246 @@
-"""Latents and text embeddings of a dataset, computed once and kept on disk, named by their content.
+"""Latents, text embeddings and hints, each computed once and kept on disk, named by its own content.
 
-An encoding that is interrupted or killed resumes after its last chunk, bit for bit.
+So another picture encodes one picture, another kind of hint encodes none, and two datasets share what they have in
+common. What is kept lies in a folder for each autoencoder, one for each base and dtype of its texts, and one for hints.
 """
 
 from __future__ import annotations
 
-import json
-import math
-import os
+import hashlib
 import shutil
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any
 
 import numpy as np
 import torch
-from filelock import FileLock, Timeout
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ..base import Base, TextEmbeddings, pictures_at_once
-from ..errors import CheckpointError, WriteError
-from ..keyed import digest
+from ..errors import CheckpointError
+from ..keyed import add_weights, digest
 from ..model.autoencoder import LatentDistribution
-from ..whole_file import writing
-from .dataset import Pair, PairDataset, Progress
+from .dataset import Content, PairDataset, Progress
+from .filling import BLOCK, Filling
+from .levels import packed, unpacked
+from .shard_file import KEY, Record
+from .shards import CacheWarning, Shards
 
-FORMAT = 3
-"""The format number of a cache; raise it with any change that an older version would misread."""
-CHUNK = 16
-"""The most pairs, or captions, that are encoded between two writes."""
-ABANDONED = 7 * 24 * 3600
-"""Seconds without a new chunk after which an unfinished cache counts as abandoned."""
-LATENTS, CAPTIONS, ABOUT = "latents.npy", "captions.jsonl", "cache.json"
-
-
-class CacheWarning(UserWarning):
-    """A cache that is not used."""
+NAMED_AT_ONCE = 1024
+"""Pairs whose parts are named at once."""
+ABANDONED = 24 * 3600
+"""Seconds after which an unfinished file was left by a process that is dead."""
 
 
 @dataclass(frozen=True, eq=False)
 class EncodedDataset:
-    """The encoded pairs of a dataset, read from disk when needed.
+    """The encoded pairs of a dataset, read from disk when needed, and by several threads if need be.
 
     Attributes:
-        latents: Mean and log-variance, shape (N, 2, C, h, w), float16.
-        contexts: The text embedding of each distinct caption, the empty one first, (K, L, context_dim), float32.
-        vectors: Their vector conditions, (K, vector_dim), for families that have one.
-        caption_rows: The row of each pair's caption.
+        latents: For each pair "latents", mean and log-variance, (2, C, h, w), float16.
+        texts: First for the empty caption, then for that of each pair, "context", (L, context_dim), float16, and for
+            families with a vector condition "vector", (vector_dim,), float32.
+        kept_hints: For each pair "hint", (C, H, W), in as many bits as it needs; None if the dataset has them at hand.
     """
 
-    latents: np.ndarray
-    contexts: np.ndarray
-    vectors: np.ndarray | None
-    caption_rows: Sequence[int]
+    latents: Shards
+    texts: Shards
+    kept_hints: Shards | None
 
     @property
     def latent_shape(self) -> tuple[int, ...]:
         """(C, h, w)."""
-        return tuple(self.latents.shape[2:])
+        return self.latents.read([0])[0]["latents"].shape[1:]
 
     def distribution(self, pairs: Sequence[int]) -> LatentDistribution:
-        """The latent distributions of some pairs, float32 on the CPU."""
-        mean, log_variance = torch.from_numpy(self.latents[list(pairs)].astype(np.float32)).unbind(1)
+        """The latent distributions of some pairs, float32 on the CPU; raises DatasetError if one is damaged."""
+        mean, log_variance = _stacked(self.latents.read(pairs), "latents").unbind(1)
         return LatentDistribution(mean, log_variance)
 
     def text(self, pairs: Sequence[int], dropped: Sequence[bool]) -> TextEmbeddings:
-        """The embedded captions of some pairs; the empty caption where the prompt is dropped."""
-        rows = [0 if drop else self.caption_rows[pair] for pair, drop in zip(pairs, dropped, strict=True)]
-        context = torch.from_numpy(self.contexts[rows])
-        return TextEmbeddings(context, None if self.vectors is None else torch.from_numpy(self.vectors[rows]))
+        """The embedded captions of some pairs, float32 on the CPU; the empty caption where the prompt is dropped.
+
+        Raises:
+            DatasetError: If one is damaged.
+        """
+        records = self.texts.read([0 if drop else pair + 1 for pair, drop in zip(pairs, dropped, strict=True)])
+        vectors = _stacked(records, "vector") if "vector" in records[0] else None
+        return TextEmbeddings(_stacked(records, "context"), vectors)
+
+    def hints(self, pairs: Sequence[int]) -> Tensor | None:
+        """The kept hints of some pairs, (B, C, H, W) in [0, 1], as the dataset gives them; None if none are kept.
+
+        Raises:
+            DatasetError: If one is damaged.
+        """
+        if self.kept_hints is None:
+            return None
+        return torch.stack([unpacked(record["hint"]) for record in self.kept_hints.read(pairs)])
 
 
 def encode_dataset(base: Base, dataset: PairDataset, folder: Path, progress: Progress | None = None) -> EncodedDataset:
-    """Encode a dataset with a base, or read its cache.
+    """Encode with a base what is not yet in the cache of a dataset. Several processes may do so at once.
 
     Arguments:
         base: Its autoencoder and text encoders.
         dataset: The pairs.
-        folder: The folder of caches; each is a folder named by a hash of base, the dtype it computes in, and data.
-        progress: Told how many pairs are encoded.
+        folder: The folder of the cache.
+        progress: Told how many pictures, captions and hints are encoded, of how many; each counts once, however many
+            pairs it is in. It is not called if nothing is missing. If it raises, what is encoded so far is kept.
 
     Raises:
-        CheckpointError: If the base encodes a pair to numbers that are not finite; then nothing is kept.
+        CheckpointError: If the base encodes a pair to numbers that are not finite; it is not kept.
+        DatasetError: If a picture or a hint cannot be read.
         WriteError: If the folder cannot be written.
     """
-    name = digest(FORMAT, base.fingerprint, str(base.dtype), dataset.fingerprint, size=12)
-    cache, partial = folder / name, folder / f".{name}.partial"
-    progress = progress or (lambda done, total: None)
-    if not cache.is_dir():
-        with _writing_cache(folder, partial), _locked(folder / f".{name}.lock", lambda: progress(0, len(dataset))):
-            _fill(cache, partial, base, dataset, progress)
-    vectors = cache / "vectors.npy"
-    return EncodedDataset(
-        latents=np.load(cache / LATENTS, mmap_mode="r"),
-        contexts=np.load(cache / "contexts.npy", mmap_mode="r"),
-        vectors=np.load(vectors, mmap_mode="r") if vectors.exists() else None,
-        caption_rows=json.loads((cache / "caption_rows.json").read_text(encoding="utf-8")),
-    )
+    names = _Names.of(dataset)
+    height, width = dataset.images([0]).shape[-2:]
+    size = (height, width)
+    latents = _Latents(base, dataset, folder, names.pictures, size)
+    texts = _Texts(base, dataset, folder, names.captions, size)
+    hints = None if names.hints is None else _Hints(dataset, folder, names.hints, size)
+    filling = Filling(folder, [latents, texts, *([] if hints is None else [hints])], progress or (lambda *counts: None))
+    if filling.needed:
+        _remove_abandoned(folder)
+        _warn_of_earlier(folder)
+        filling.run()
+    return EncodedDataset(latents.shards, texts.shards, None if hints is None else hints.shards)
 
 
-@contextmanager
-def _writing_cache(folder: Path, partial: Path) -> Iterator[None]:
-    """Make the folder of caches; a failed write leaves no unfinished cache."""
-    try:
-        with writing(folder):
-            folder.mkdir(parents=True, exist_ok=True)
-            yield
-    except WriteError:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
+@dataclass(frozen=True, eq=False)
+class _Names:
+    """The keys of the parts of all pairs; the empty caption comes before the others."""
+
+    pictures: NDArray[Any]
+    captions: NDArray[Any]
+    hints: NDArray[Any] | None
+
+    @classmethod
+    def of(cls, dataset: PairDataset) -> _Names:
+        pictures, captions, hints = bytearray(), bytearray(_key("")), bytearray()
+        for content in _contents(dataset):
+            pictures += _key(content.picture)
+            captions += _key(content.caption)
+            if content.hint is not None:
+                hints += _key(content.hint)
+        keys = [np.frombuffer(names, KEY) for names in (pictures, captions, hints)]
+        return cls(keys[0], keys[1], keys[2] if len(keys[2]) else None)
 
 
-@contextmanager
-def _locked(lock_file: Path, waiting: Callable[[], None]) -> Iterator[None]:
-    """Hold a lock; call `waiting` every second while another process holds it."""
-    lock = FileLock(lock_file)
-    while not lock.is_locked:
-        try:
-            lock.acquire(timeout=1)
-        except Timeout:
-            waiting()
-    try:
-        yield
-    finally:
-        with suppress(PermissionError):  # Windows keeps files that are open
-            lock_file.unlink(missing_ok=True)
-        lock.release()
+def _contents(dataset: PairDataset) -> Iterator[Content]:
+    """What names the parts of all pairs."""
+    for start in range(0, len(dataset), NAMED_AT_ONCE):
+        yield from dataset.contents(range(start, min(start + NAMED_AT_ONCE, len(dataset))))
 
 
-def _fill(cache: Path, partial: Path, base: Base, dataset: PairDataset, progress: Progress) -> None:
-    """Write a cache, unless another process has written it meanwhile."""
-    if not cache.is_dir():
-        partial.mkdir(exist_ok=True)
-        os.utime(partial)
-        _remove_abandoned(cache.parent)
-        _warn_of_others(cache.parent)
-        try:
-            _encode(base, dataset, partial, progress)
-        except CheckpointError:
-            shutil.rmtree(partial)
-            raise
-        dtype = str(base.dtype).removeprefix("torch.")
-        about = {"format": FORMAT, "base": base.fingerprint, "dtype": dtype, "data": dataset.fingerprint}
-        (partial / ABOUT).write_text(json.dumps(about), encoding="utf-8")
-        os.replace(partial, cache)
+def _key(name: str) -> bytes:
+    return hashlib.blake2b(name.encode(), digest_size=KEY.itemsize).digest()
+
+
+class _Latents:
+    """The latents of pictures, in batches that the autoencoder has room for."""
+
+    def __init__(
+        self, base: Base, dataset: PairDataset, folder: Path, keys: NDArray[Any], size: tuple[int, int]
+    ) -> None:
+        self.batch = min(BLOCK, pictures_at_once(*size))
+        self.shards = Shards(folder / f"latents-{_autoencoder_name(base)}", keys)
+        self._base = base
+        self._dataset = dataset
+
+    def encode(self, indices: Sequence[int]) -> list[Record]:
+        """Encode the pictures of some pairs."""
+        encoded = self._base.encode_images(self._dataset.images(indices))
+        latents = torch.stack([encoded.mean, encoded.log_variance], dim=1).half()
+        for index, row in zip(indices, latents, strict=True):
+            if not row.isfinite().all():
+                raise CheckpointError(
+                    found=f"latents of {self._dataset[index].name or f'pair {index}'} that are not finite in float16, "
+                    f"from the autoencoder of {self._base.place}",
+                    expected="latents with a standard deviation of about 1",
+                    do="use a base whose autoencoder is sound; they are not kept",
+                )
+        return [{"latents": row} for row in latents.cpu().numpy()]
+
+
+class _Texts:
+    """The embeddings of captions, of which index 0 is the empty one."""
+
+    batch = BLOCK
+
+    def __init__(
+        self, base: Base, dataset: PairDataset, folder: Path, keys: NDArray[Any], size: tuple[int, int]
+    ) -> None:
+        told = size if base.family.unet.vector_dim is not None else None
+        name = digest(base.fingerprint, str(base.dtype), told, size=6)
+        self.shards = Shards(folder / f"texts-{name}", keys)
+        self._base = base
+        self._dataset = dataset
+        self._size = size
+
+    def encode(self, indices: Sequence[int]) -> list[Record]:
+        """Encode some captions."""
+        captions = [content.caption for content in self._dataset.contents([index - 1 for index in indices if index])]
+        captions = captions if indices[0] else ["", *captions]
+        text = self._base.encode_text(captions, self._size)
+        records: list[Record] = [{"context": context} for context in text.context.half().cpu().numpy()]
+        if text.y is not None:
+            vectors = text.y.float().cpu().numpy()
+            records = [{**record, "vector": vector} for record, vector in zip(records, vectors, strict=True)]
+        for caption, record in zip(captions, records, strict=True):
+            if not all(np.isfinite(array).all() for array in record.values()):
+                raise CheckpointError(
+                    found=f"an embedding of the caption {caption!r} that is not finite in float16, from the text "
+                    f"encoders of {self._base.place} in {self._base.dtype}",
+                    expected="finite numbers",
+                    do="load the base in float32, or use one whose text encoders are sound; it is not kept",
+                )
+        return records
+
+
+class _Hints:
+    """The hints of pairs, as many at once as pictures."""
+
+    def __init__(self, dataset: PairDataset, folder: Path, keys: NDArray[Any], size: tuple[int, int]) -> None:
+        self.batch = min(BLOCK, pictures_at_once(*size))
+        self.shards = Shards(folder / "hints", keys)
+        self._dataset = dataset
+
+    def encode(self, indices: Sequence[int]) -> list[Record]:
+        """Decode or make the hints of some pairs."""
+        return [{"hint": packed(hint)} for hint in self._dataset.hints(indices)]
+
+
+def _autoencoder_name(base: Base) -> str:
+    """Name the autoencoder by its weights: bases that share it share latents, too."""
+    content = hashlib.blake2b(digest_size=6)
+    add_weights(content, base.autoencoder)
+    dtype = next(base.autoencoder.parameters()).dtype
+    return digest(content.hexdigest(), base.family.autoencoder.latent_scale, str(dtype), size=6)
+
+
+def _stacked(records: Sequence[Record], name: str) -> Tensor:
+    """One array of some records, float32."""
+    return torch.from_numpy(np.stack([record[name] for record in records]).astype(np.float32))
 
 
 def _remove_abandoned(folder: Path) -> None:
-    """Remove abandoned caches."""
-    for partial in folder.glob(".*.partial"):
-        with suppress(FileNotFoundError):  # its process may just have finished it
-            if time.time() - partial.stat().st_mtime > ABANDONED:
-                shutil.rmtree(partial, ignore_errors=True)
+    """Remove what dead processes left: unfinished files, and claims, which are given up in seconds or minutes."""
+    left = [path for pattern in (".*.lock", ".*.partial", "*/.*.partial") for path in folder.glob(pattern)]
+    for path in left:
+        with suppress(OSError):  # its process may just have finished it, or have it open
+            if time.time() - path.stat().st_mtime > ABANDONED:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
-def _warn_of_others(folder: Path) -> None:
-    """Warn about caches of another format, which take up space and are not used."""
-    others = [path.name for path in sorted(folder.iterdir()) if path.is_dir() and _format(path) != FORMAT]
-    if others:
-        message = f"{len(others)} caches in {folder} have another format and are not used: delete {', '.join(others)}"
+def _warn_of_earlier(folder: Path) -> None:
+    """Warn about caches of earlier versions, which take up space and are not used."""
+    earlier = sorted(path.parent.name for path in folder.glob("[!.]*/latents.npy"))
+    if earlier:
+        message = f"{len(earlier)} caches in {folder} have another format and are not used: delete {', '.join(earlier)}"
         warnings.warn(message, CacheWarning, stacklevel=2)
-
-
-def _format(cache: Path) -> int | None:
-    """The format number of a cache, or None if it has none; `FORMAT` for what is no cache."""
-    if cache.name.startswith(".") or not (cache / LATENTS).exists():
-        return FORMAT
-    try:
-        about = json.loads((cache / ABOUT).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    number: int | None = about.get("format") if isinstance(about, dict) else None
-    return number
-
-
-def _encode(base: Base, dataset: PairDataset, cache: Path, progress: Progress) -> None:
-    """Write the files of a cache, starting after the pairs that are already encoded."""
-    height, width = dataset.hints([0]).shape[-2:]
-    chunk = min(CHUNK, pictures_at_once(height, width))
-    captions = _encoded_before(cache, chunk)
-    with _ArrayFile(cache / LATENTS, len(dataset)) as latents, (cache / CAPTIONS).open("a", encoding="utf-8") as lines:
-        for start in range(len(captions), len(dataset), chunk):
-            pairs = [dataset[index] for index in range(start, min(start + chunk, len(dataset)))]
-            latents.append(_encode_images(base, pairs, start))
-            lines.writelines(json.dumps(pair.caption) + "\n" for pair in pairs)
-            lines.flush()
-            captions += [pair.caption for pair in pairs]
-            os.utime(cache)
-            progress(len(captions), len(dataset))
-    rows = {caption: row for row, caption in enumerate(dict.fromkeys(["", *captions]))}
-    _encode_captions(base, list(rows), (height, width), cache)
-    (cache / "caption_rows.json").write_text(json.dumps([rows[caption] for caption in captions]), encoding="utf-8")
-
-
-def _encode_images(base: Base, pairs: Sequence[Pair], start: int) -> Tensor:
-    """The latents of some pictures, of which the first is that of pair `start`, (N, 2, C, h, w), float16."""
-    encoded = base.encode_images(torch.stack([pair.image for pair in pairs]))
-    latents = torch.stack([encoded.mean, encoded.log_variance], dim=1).half()
-    for number, (pair, row) in enumerate(zip(pairs, latents, strict=True), start=start):
-        if not row.isfinite().all():
-            raise CheckpointError(
-                found=f"latents of {pair.name or f'pair {number}'} that are not finite in float16, from the "
-                f"autoencoder of {base.place}",
-                expected="latents with a standard deviation of about 1",
-                do="use a base whose autoencoder is sound; no pair is kept",
-            )
-    return latents
-
-
-def _encoded_before(cache: Path, chunk: int) -> list[str]:
-    """The captions of the pairs in an unfinished cache, which is cut off after its last whole chunk."""
-    latents, captions = cache / LATENTS, cache / CAPTIONS
-    try:
-        lines = captions.read_text(encoding="utf-8").splitlines(keepends=True)
-        with latents.open("r+b") as file:
-            np.lib.format.read_magic(file)
-            shape, _, dtype = np.lib.format.read_array_header_1_0(file)
-            header, row = file.tell(), dtype.itemsize * math.prod(shape[1:])
-            whole = min((latents.stat().st_size - header) // row, sum(line.endswith("\n") for line in lines))
-            whole -= whole % chunk
-            file.truncate(header + whole * row)
-    except (FileNotFoundError, ValueError):  # interrupted before the first chunk
-        latents.unlink(missing_ok=True)
-        captions.unlink(missing_ok=True)
-        return []
-    captions.write_text("".join(lines[:whole]), encoding="utf-8")
-    return [json.loads(line) for line in lines[:whole]]
-
-
-def _encode_captions(base: Base, captions: list[str], size: tuple[int, int], cache: Path) -> None:
-    """Write the embeddings of the distinct captions."""
-    contexts_path, vectors_path = cache / "contexts.npy", cache / "vectors.npy"
-    for path in (contexts_path, vectors_path):
-        path.unlink(missing_ok=True)
-    with _ArrayFile(contexts_path, len(captions)) as contexts, _ArrayFile(vectors_path, len(captions)) as vectors:
-        for start in range(0, len(captions), CHUNK):
-            text = base.encode_text(captions[start : start + CHUNK], size)
-            _check_finite(base, captions[start : start + CHUNK], text)
-            contexts.append(text.context.float())
-            if text.y is not None:
-                vectors.append(text.y.float())
-
-
-def _check_finite(base: Base, captions: Sequence[str], text: TextEmbeddings) -> None:
-    """Check that captions are embedded as finite numbers."""
-    for row, caption in enumerate(captions):
-        one = text[row : row + 1]
-        if not one.context.isfinite().all() or (one.y is not None and not one.y.isfinite().all()):
-            raise CheckpointError(
-                found=f"an embedding of the caption {caption!r} that is not finite, from the text encoders of "
-                f"{base.place} in {base.dtype}",
-                expected="finite numbers",
-                do="load the base in float32, or use one whose text encoders are sound; no pair is kept",
-            )
-
-
-class _ArrayFile:
-    """A .npy file that is written part by part; without a part there is no file.
-
-    A memory map would be simpler, but on a full disk it ends the process without an error.
-
-    Arguments:
-        path: The file; an existing one is appended to.
-        count: Rows in total.
-    """
-
-    def __init__(self, path: Path, count: int) -> None:
-        self._path = path
-        self._count = count
-        self._file: BinaryIO | None = None
-
-    def __enter__(self) -> _ArrayFile:
-        return self
-
-    def __exit__(self, *raised: object) -> None:
-        if self._file is not None:
-            self._file.close()
-
-    def append(self, rows: Tensor) -> None:
-        """Write the next rows and flush them to disk."""
-        array = rows.cpu().contiguous().numpy()
-        if self._file is None:
-            self._file = self._path.open("ab")
-            if self._file.tell() == 0:
-                descr = np.lib.format.dtype_to_descr(array.dtype)
-                header = {"descr": descr, "fortran_order": False, "shape": (self._count, *array.shape[1:])}
-                np.lib.format.write_array_header_1_0(self._file, header)
-        self._file.write(array.data)
-        self._file.flush()
-        os.fsync(self._file.fileno())

@@ -29,6 +29,21 @@ class Pair:
     name: str = ""
 
 
+@dataclass(frozen=True)
+class Content:
+    """What names the parts of a pair: two of one name are the same, in any dataset and on every machine.
+
+    Attributes:
+        picture: Names the pixels of the picture, whatever its hint.
+        caption: The caption itself.
+        hint: Names the pixels of the hint; None if it is at hand without reading a file, so that no copy need be kept.
+    """
+
+    picture: str
+    caption: str
+    hint: str | None = None
+
+
 class PairDataset(Protocol):
     """Pairs by index; the same index always gives the same pair."""
 
@@ -38,8 +53,14 @@ class PairDataset(Protocol):
     def __getitem__(self, index: int) -> Pair:
         """Return pair `index`, counted from 0; raises IndexError beyond the last."""
 
+    def images(self, indices: Sequence[int]) -> Tensor:
+        """Return the pictures of many pairs, (N, 3, H, W) in [0, 1], without their hints."""
+
     def hints(self, indices: Sequence[int]) -> Tensor:
         """Return the hints of many pairs, (N, C, H, W) in [0, 1], without their pictures."""
+
+    def contents(self, indices: Sequence[int]) -> list[Content]:
+        """Name the parts of many pairs, without reading them; either all hints of a dataset have a name or none."""
 
     @property
     def fingerprint(self) -> str:

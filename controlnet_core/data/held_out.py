@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from .dataset import Pair, PairDataset
+from .dataset import Content, Pair, PairDataset
 
 ONE_IN, MOST, FEWEST = 10, 64, 2
 """One pair in ONE_IN is held out, at most MOST of them; fewer than FEWEST cannot be compared."""
@@ -33,9 +33,17 @@ class Subset:
         """Return pair `index`, counted from 0; raises IndexError if it is negative or beyond the last."""
         return self.dataset[self._original(index)]
 
+    def images(self, indices: Sequence[int]) -> Tensor:
+        """Return the pictures of many pairs, (N, 3, H, W) in [0, 1]."""
+        return self.dataset.images([self._original(index) for index in indices])
+
     def hints(self, indices: Sequence[int]) -> Tensor:
         """Return the hints of many pairs, (N, C, H, W) in [0, 1]."""
         return self.dataset.hints([self._original(index) for index in indices])
+
+    def contents(self, indices: Sequence[int]) -> list[Content]:
+        """Name the parts of many pairs."""
+        return self.dataset.contents([self._original(index) for index in indices])
 
     @property
     def fingerprint(self) -> str:

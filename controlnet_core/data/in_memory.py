@@ -10,9 +10,10 @@ from PIL import Image
 from torch import Tensor
 
 from ..errors import DatasetError
+from ..keyed import digest
 from ..pictures.read import ROUNDING
 from ..pictures.sheet import sheet
-from .dataset import Pair, PairDataset
+from .dataset import Content, Pair, PairDataset
 from .folder.folder_dataset import SIDE_STEP
 
 
@@ -61,19 +62,25 @@ class InMemoryDataset:
         self._check(index)
         return Pair(self._images[index], self._hints[index], self._captions[index])
 
-    def hints(self, indices: Sequence[int]) -> Tensor:
-        """Return the hints of many pairs, (N, 3, H, W) in [0, 1].
+    def images(self, indices: Sequence[int]) -> Tensor:
+        """Return the pictures of many pairs, (N, 3, H, W) in [0, 1]; raises IndexError as indexing does."""
+        self._check(*indices)
+        return self._images[list(indices)]
 
-        Raises:
-            IndexError: If an index is negative or beyond the last pair.
-        """
-        for index in indices:
-            self._check(index)
+    def hints(self, indices: Sequence[int]) -> Tensor:
+        """Return the hints of many pairs, (N, 3, H, W) in [0, 1]; raises IndexError as indexing does."""
+        self._check(*indices)
         return self._hints[list(indices)]
 
-    def _check(self, index: int) -> None:
-        if not 0 <= index < len(self):
-            raise IndexError(f"pair {index} of {len(self)}")
+    def contents(self, indices: Sequence[int]) -> list[Content]:
+        """Name the parts of many pairs: pictures by their pixels."""
+        self._check(*indices)
+        return [Content(_picture_name(self._images[index]), self._captions[index]) for index in indices]
+
+    def _check(self, *indices: int) -> None:
+        for index in indices:
+            if not 0 <= index < len(self):
+                raise IndexError(f"pair {index} of {len(self)}")
 
 
 def preview(dataset: PairDataset, count: int = 6) -> Image.Image:
@@ -114,8 +121,14 @@ def _checked(pixels: Tensor, name: str) -> Tensor:
     return pixels if low >= 0 and high <= 1 else pixels.clamp(0, 1)
 
 
+def _picture_name(image: Tensor) -> str:
+    """Name a picture by its pixels."""
+    pixels = hashlib.blake2b(image.numpy().data, digest_size=16).hexdigest()
+    return digest("pixels", tuple(image.shape), pixels)
+
+
 def _fingerprint(images: Tensor, hints: Tensor, captions: Sequence[str]) -> str:
-    digest = hashlib.blake2b(repr(("pictures", tuple(images.shape), list(captions))).encode(), digest_size=16)
+    content = hashlib.blake2b(repr(("pictures", tuple(images.shape), list(captions))).encode(), digest_size=16)
     for pixels in (images, hints):
-        digest.update(pixels.numpy().data)
-    return digest.hexdigest()
+        content.update(pixels.numpy().data)
+    return content.hexdigest()

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..errors import DatasetError
 from ..keyed import digest, keyed_generator
-from .dataset import Pair, PairDataset
+from .dataset import Content, Pair, PairDataset
 
 
 class ShuffledHints:
@@ -41,9 +41,19 @@ class ShuffledHints:
         pair = self.dataset[index]
         return replace(pair, hint=self.dataset[self.hint_index(index)].hint)
 
+    def images(self, indices: Sequence[int]) -> Tensor:
+        """Return the pictures of many pairs, (N, 3, H, W) in [0, 1]."""
+        return self.dataset.images(indices)
+
     def hints(self, indices: Sequence[int]) -> Tensor:
         """Return the wrong hints of many pairs, (N, C, H, W) in [0, 1]."""
         return self.dataset.hints([self.hint_index(index) for index in indices])
+
+    def contents(self, indices: Sequence[int]) -> list[Content]:
+        """Name the parts of many pairs, the wrong hints among them."""
+        hints = self.dataset.contents([self.hint_index(index) for index in indices])
+        own = self.dataset.contents(indices)
+        return [replace(content, hint=other.hint) for content, other in zip(own, hints, strict=True)]
 
     def hint_index(self, index: int) -> int:
         """The pair whose hint pair `index` has."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import io
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from ..errors import HintError
@@ -28,6 +29,40 @@ SMALLEST_SIDE = 8
 """Pixels of one latent position: a smaller image cannot say where anything is."""
 ROUNDING = 1e-3
 """How far outside [0, 1] a pixel may lie by rounding."""
+
+LYING = (5, 6, 7, 8)
+"""EXIF orientations in which rows are columns."""
+
+
+@dataclass(frozen=True)
+class PictureHeader:
+    """What an image file says about itself before it is decoded.
+
+    Attributes:
+        sides: Height and width in pixels, rotated by the EXIF orientation; that of a PNG may stand after its pixels,
+            where it is not seen.
+        levels: The whole number that each pixel is a fraction of: 255, or 65535; None for floats.
+    """
+
+    sides: tuple[int, int]
+    levels: int | None
+
+
+def read_header(path: str | Path) -> PictureHeader:
+    """Read what an image file says about itself; raises what `Image.open` does."""
+    try:
+        return _header(path)
+    except ValueError:  # as `decoded_picture`
+        return _header(io.BytesIO(_png_pixels(Path(path).read_bytes())))
+
+
+def _header(file: str | Path | io.BytesIO) -> PictureHeader:
+    with open_picture(file) as image:
+        # Asked for an orientation that it lacks, Pillow decodes a PNG to look for one after the pixels.
+        seen = image.format != "PNG" or "exif" in image.info
+        lies = seen and image.getexif().get(ExifTags.Base.Orientation) in LYING
+        width, height = image.size
+        return PictureHeader((width, height) if lies else (height, width), _levels(image.mode))
 
 
 def decoded_picture(path: str | Path) -> Image.Image:
@@ -55,9 +90,14 @@ def decoded_picture(path: str | Path) -> Image.Image:
         ) from error
 
 
-def _decoded(file: str | Path | io.BytesIO) -> Image.Image:
+def open_picture(file: str | Path | io.BytesIO) -> Image.Image:
+    """Open an image file of one of `FORMATS`, whatever its name; raises what `Image.open` does."""
     Image.init()
-    with Image.open(file, formats=[kind for kind in FORMATS if kind in Image.OPEN]) as image:
+    return Image.open(file, formats=[kind for kind in FORMATS if kind in Image.OPEN])
+
+
+def _decoded(file: str | Path | io.BytesIO) -> Image.Image:
+    with open_picture(file) as image:
         image.load()
         return ImageOps.exif_transpose(image)
 
@@ -166,10 +206,11 @@ def in_range(pixels: Tensor) -> Tensor:
 
 def _array(image: Image.Image, channels: int) -> numpy.ndarray[Any, Any]:
     """Lay an image over black, unless 4 channels are read; one of 16 bits or floats stays grey in its own precision."""
-    if image.mode.startswith("I"):
-        return numpy.array(image, dtype=numpy.float32) / 65535
-    if image.mode == "F":
+    levels = _levels(image.mode)
+    if levels is None:
         return numpy.array(image)
+    if levels > 255:
+        return numpy.array(image, dtype=numpy.float32) / levels
     grey = image.mode in ("L", "1", "LA")
     transparent = image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info
     if transparent and channels == 4:
@@ -178,6 +219,11 @@ def _array(image: Image.Image, channels: int) -> numpy.ndarray[Any, Any]:
         colours = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", colours.size, "black"), colours)
     return numpy.array(image.convert("L" if grey or channels == 1 else "RGB"))
+
+
+def _levels(mode: str) -> int | None:
+    """What pixels are fractions of in an image of a mode, as Pillow calls it; None for floats."""
+    return None if mode == "F" else 65535 if mode.startswith("I") else 255
 
 
 def _fault(path: Path, error: Exception) -> str:

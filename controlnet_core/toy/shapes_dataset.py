@@ -9,7 +9,7 @@ from types import MappingProxyType
 import torch
 from torch import Tensor
 
-from ..data.dataset import Pair
+from ..data.dataset import Content, Pair
 from ..errors import DatasetError
 from ..keyed import digest, keyed_generator
 from . import drawing
@@ -87,6 +87,12 @@ class ShapesDataset:
     def captions(self, indices: Sequence[int]) -> list[str]:
         """Return the captions of many pairs."""
         return captions(self.scenes(indices))
+
+    def contents(self, indices: Sequence[int]) -> list[Content]:
+        """Name the parts of many pairs: a picture by what it is drawn from, whatever the number of pairs."""
+        drawn_from = ("shapes", GENERATOR_VERSION, self.size, self.seed, self.held_out)
+        pairs = zip(indices, self.captions(indices), strict=True)
+        return [Content(digest(*drawn_from, int(index)), caption) for index, caption in pairs]
 
     def _uniforms(self, index: int) -> Tensor:
         if not 0 <= index < self.count:

@@ -99,7 +99,7 @@ class Batches:
         settings: The run's settings.
         base: The base, on whose device batches are used.
         encoded: The encoded pairs.
-        dataset: Where the hints come from.
+        dataset: Where hints come from of which the cache has no copy.
     """
 
     def __init__(self, settings: TrainSettings, base: Base, encoded: EncodedDataset, dataset: PairDataset) -> None:
@@ -113,8 +113,10 @@ class Batches:
         draws, device = self.draws.at(step), self.base.device
         latents = self.encoded.distribution(draws.pairs).sample(draws.posterior)
         text = self.encoded.text(draws.pairs, draws.dropped)
+        kept = self.encoded.hints(draws.pairs)
+        hints = self.dataset.hints(draws.pairs) if kept is None else kept
         # Convolutions on thin images are twice as fast on a CPU with the channels last.
-        hints = self.dataset.hints(draws.pairs).to(device, memory_format=torch.channels_last)
+        hints = hints.to(device, memory_format=torch.channels_last)
         return Batch(
             latents.to(device), draws.noise.to(device), draws.timesteps.to(device), hints, text.to(device)
         )

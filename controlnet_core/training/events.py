@@ -65,11 +65,11 @@ class Memory:
 
 @dataclass(frozen=True)
 class Encoding:
-    """Pairs are being encoded.
+    """Pairs are being encoded: their pictures and captions, and hints of which a copy is kept.
 
     Attributes:
-        done: Pairs encoded so far.
-        total: Pairs to encode.
+        done: Pictures, captions and hints encoded so far, each counted once, however many pairs it is in.
+        total: All of them.
     """
 
     done: int

@@ -14,6 +14,7 @@ from torch import nn
 
 from ..base import Base
 from ..config import Family, UNetConfig
+from ..keyed import add_weights
 from ..model.autoencoder import Autoencoder
 from ..model.text_encoder import TextEncoder
 from ..model.unet import UNet
@@ -139,7 +140,5 @@ def _fingerprint(family: Family, schedule: NoiseSchedule, modules: tuple[nn.Modu
     digest = hashlib.blake2b(json.dumps(base_facts(family), sort_keys=True).encode(), digest_size=16)
     digest.update(schedule.alphas_cumprod.numpy().data)
     for module in modules:
-        for name, weight in sorted(module.state_dict().items()):
-            digest.update(name.encode())
-            digest.update(weight.detach().to("cpu", torch.float32).contiguous().numpy().data)
+        add_weights(digest, module)
     return digest.hexdigest()

@@ -12,6 +12,7 @@ import numpy
 import pytest
 import torch
 from PIL import Image
+from safetensors.numpy import load_file
 from torch import Tensor
 
 from controlnet_core.base import Base, TextEmbeddings
@@ -25,7 +26,7 @@ from controlnet_core.model.controlnet import ControlNet
 from controlnet_core.sampling.generate import SamplingSettings, generate
 from controlnet_core.toy.shapes_dataset import ShapesDataset
 from controlnet_core.training.job import ShapesData
-from controlnet_core.training.open_data import open_data
+from controlnet_core.training.open_data import FILE_HASHES, open_data
 from controlnet_core.training.run import train
 from controlnet_core.training.settings import TrainSettings
 from controlnet_core.weights.load import load_controlnet
@@ -74,9 +75,9 @@ def trained_by_command(path: Path, out: Path) -> list[float]:
 
 
 def cached(out: Path, name: str) -> numpy.ndarray:
-    """An array of the only cache of a folder."""
-    (path,) = out.glob(f"cache/*/{name}.npy")
-    array: numpy.ndarray = numpy.load(path)
+    """An array of all records of its kind in a run's cache."""
+    (path,) = out.glob("cache/latents-*/*" if name == "latents" else "cache/texts-*/*")
+    array: numpy.ndarray = load_file(path)[name].astype(numpy.float32)
     return array
 
 
@@ -91,7 +92,7 @@ def test_every_family_trains_in_every_dtype(name: str, dtype: torch.dtype, tmp_p
     own, command = tmp_path / "own", tmp_path / "command"
     losses, wanted = trained(base, own), trained_by_command(path, command)
     assert numpy.array_equal(cached(own, "latents"), cached(command, "latents"))
-    contexts, full = cached(own, "contexts"), cached(command, "contexts")
+    contexts, full = cached(own, "context"), cached(command, "context")
     text = float(numpy.abs(contexts - full).max() / numpy.abs(full).max())
     loss = max(abs(one / other - 1) for one, other in zip(losses, wanted, strict=True))
     print(f"\n{name} in {dtype}: losses {losses}, {loss:.1e} from the command's; texts {text:.1e}")
@@ -126,14 +127,16 @@ def test_the_autoencoder_keeps_its_dtype() -> None:
     assert torch.equal(base.decode_latents(latents), small_base().decode_latents(wanted))
 
 
-def test_caches_of_one_base_in_two_dtypes_are_two(tmp_path: Path) -> None:
+def test_one_base_in_two_dtypes_has_one_set_of_latents_and_two_of_texts(tmp_path: Path) -> None:
     path = write_reduced_base(tmp_path, "SD1.5", torch.float16)
     half, full = load_base(path), load_base(path, dtype=torch.float32)
     assert half.fingerprint == full.fingerprint
-    encode_dataset(half, PAIRS, tmp_path / "both")
-    contexts = encode_dataset(full, PAIRS, tmp_path / "both").contexts
-    assert len(list((tmp_path / "both").iterdir())) == 2
-    assert numpy.array_equal(contexts, encode_dataset(full, PAIRS, tmp_path / "alone").contexts)
+    first = encode_dataset(half, PAIRS, tmp_path / "both").text([0], [False])
+    second = encode_dataset(full, PAIRS, tmp_path / "both").text([0], [False])
+    kinds = sorted(path.name.split("-")[0] for path in (tmp_path / "both").iterdir())
+    assert kinds == ["latents", "texts", "texts"]
+    alone = encode_dataset(full, PAIRS, tmp_path / "alone").text([0], [False])
+    assert torch.equal(second.context, alone.context) and not torch.equal(first.context, second.context)
 
 
 @pytest.mark.parametrize("dtype", DTYPES[1:], ids=str)
@@ -209,4 +212,4 @@ def test_an_autoencoder_that_overflows_is_refused_with_its_file_and_the_picture(
     file.write_text(f'device = "cpu"\n[data]\nkind = "folder"\nhint = "blur"\nsize = 64\npath = {data}\n')
     assert main(["train", str(file), "--base", str(path), "--out", str(out)]) == 1
     assert f"error: {refused.value}" in capsys.readouterr().err
-    assert not list((out / "cache").glob("*/latents.npy"))
+    assert [path.name for path in (out / "cache").iterdir()] == [FILE_HASHES]

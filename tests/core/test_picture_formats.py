@@ -17,7 +17,7 @@ from PIL import EpsImagePlugin, Image, PngImagePlugin
 from controlnet_core.data.folder.examine import examine
 from controlnet_core.data.folder.folder_dataset import load_picture
 from controlnet_core.errors import DatasetError, HintError
-from controlnet_core.pictures.read import FORMATS, decoded_picture, load_image, picture_extensions
+from controlnet_core.pictures.read import FORMATS, decoded_picture, load_image, picture_extensions, read_header
 from controlnet_core.pictures.sheet import to_image, write_png
 
 POSTSCRIPT = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 64 64\n%%EndComments\nshowpage\n%%EOF\n"
@@ -88,6 +88,7 @@ def test_a_png_with_a_long_text_or_profile_is_read(kind: str, place: str, tmp_pa
     path = tmp_path / "long.png"
     path.write_bytes(plain[:at] + chunk + plain[at:])
     assert torch.equal(load_image(path), colours)
+    assert read_header(path) == read_header(tmp_path / "plain.png")
 
 
 def test_a_picture_of_too_many_pixels_is_to_be_made_smaller(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,9 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 
-from ...control.notes import crop_note
 from ...errors import DatasetError, HintError
 from ...pictures.read import decoded_picture
 from ..dataset import Progress
@@ -22,7 +20,7 @@ from ..held_out import held_out_count
 from ..hints import HintKind
 from .faults import EVEN_STEP, OTHER_ASPECT, UNEQUAL, UNEVEN, UNREADABLE_PICTURE, Fault, description
 from .find import FoundPairs, PairFiles, find_pairs
-from .folder_dataset import check_choices, in_pixels, load_picture
+from .folder_dataset import check_choices, differs_in_aspect, in_pixels, load_picture
 
 NAMED_IN_REPORTS = 8
 """Places of each fault that a report names."""
@@ -146,7 +144,8 @@ def _sides(path: Path) -> Sides:
 
 def _faults(folder: Path, pairs: Sequence[PairFiles], scans: Scans, size: int | None) -> dict[Fault, list[str]]:
     """The faults that the decoded files show."""
-    other_aspect = [files.hint for files in pairs if _differs_in_aspect(scans[files.image], scans[files.hint])]
+    both = ((files.hint, scans[files.hint].sides, scans[files.image].sides) for files in pairs)
+    other_aspect = [path for path, hint, picture in both if hint and picture and differs_in_aspect(hint, picture)]
     faults = {
         UNREADABLE_PICTURE: [
             scan.fault.replace(f"{folder}{os.sep}", "") for scan in scans.values() if scan.sides is None
@@ -156,13 +155,6 @@ def _faults(folder: Path, pairs: Sequence[PairFiles], scans: Scans, size: int | 
     if size is None:
         faults |= _size_faults(folder, pairs, scans)
     return {fault: places for fault, places in faults.items() if places}
-
-
-def _differs_in_aspect(image: _Scan, hint: _Scan) -> bool:
-    """Whether a hint has another aspect than its picture."""
-    if image.sides is None or hint.sides is None:
-        return False
-    return crop_note(torch.empty(1, 1, *hint.sides, device="meta"), *image.sides) is not None
 
 
 def _size_faults(folder: Path, pairs: Sequence[PairFiles], scans: Scans) -> dict[Fault, list[str]]:

@@ -18,24 +18,30 @@ import warnings
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
 from ...control.hint import fit_hint
 from ...control.notes import crop_note
 from ...errors import DatasetError, HintError
 from ...keyed import digest
-from ...pictures.read import MAKE_SMALLER, load_image
-from ..dataset import Pair
+from ...pictures.read import MAKE_SMALLER, load_image, read_header
+from ..dataset import Content, Pair
 from ..hints import HintKind, HintMaker
+from ..levels import rounded
 from .faults import EVEN_STEP, OTHER_ASPECT, UNEQUAL, UNEVEN, first_error
 from .file_hashes import hash_files
 from .find import PairFiles, find_pairs
 
 SIDE_STEP = 8
 """Pixels of one latent position."""
+MADE_LEVELS = 255
+"""A hint that is made has 8 bits, as its file would."""
 
 
 class DatasetWarning(UserWarning):
@@ -46,7 +52,8 @@ class FolderDataset:
     """The pairs of a folder, sorted by name or in the order of the list; a picture is read when its pair is indexed.
 
     Pictures and hints are rotated by their EXIF orientation; transparency is laid over black; grey becomes RGB.
-    A picture without a caption gets the empty one, and a warning counts them.
+    A hint that is resized keeps the 8 or 16 bits of its file, and one that is made has 8. A picture without a caption
+    gets the empty one, and a warning counts them.
 
     Arguments:
         path: The folder.
@@ -110,10 +117,18 @@ class FolderDataset:
             WriteError: If the index cannot be written.
         """
         made = () if self._maker is None else self._maker.name
-        paths = [path for files in self.files for path in files.paths]
-        hashes = dict(zip(paths, hash_files(paths, self._index), strict=True))
-        pairs = [([hashes[path] for path in files.paths], files.caption) for files in self.files]
+        pairs = [
+            ([content.decode() for content in row[: len(files.paths)]], files.caption)
+            for files, row in zip(self.files, self._hashes, strict=True)
+        ]
         return digest("folder", self._size, *made, pairs)
+
+    @cached_property
+    def _hashes(self) -> NDArray[Any]:
+        """The hashes of each pair's picture and hint, (N, 2); a list of them would be three times as large."""
+        paths = list(dict.fromkeys(path for files in self.files for path in files.paths))
+        found = dict(zip(paths, hash_files(paths, self._index), strict=True))
+        return np.array([(found[files.image], found[files.hint]) for files in self.files], dtype=bytes)
 
     def __getitem__(self, index: int) -> Pair:
         """Read pair `index`, counted from 0.
@@ -123,52 +138,102 @@ class FolderDataset:
             DatasetError: If the picture or the hint cannot be read, or they do not fit each other.
         """
         files = self._files(index)
-        image = load_picture(files.image)
-        if not self._resized and tuple(image.shape[-2:]) != self._sides:
-            raise DatasetError(
-                found=f"{files.image} of {in_pixels(image.shape[-2:])}",
-                expected=f"{in_pixels(self._sides)}, as {self.files[0].image} has",
-                do=UNEQUAL.do,
-            )
-        fitted = self._fitted(image)
-        hint = self._hint(files, fitted, image.shape[-2:])[0]
-        return Pair(fitted[0], hint, files.caption or "", str(files.image))
+        image = self._image(files)
+        hint = self._read_hint(files) if self._maker is None else self._made_hint(self._maker, image)
+        return Pair(image[0], hint[0], files.caption or "", str(files.image))
+
+    def images(self, indices: Sequence[int]) -> Tensor:
+        """Read the pictures of many pairs, (N, 3, H, W) in [0, 1]; raises as `hints` does."""
+        return torch.cat([self._image(self._files(index)) for index in indices])
 
     def hints(self, indices: Sequence[int]) -> Tensor:
         """Read or make the hints of many pairs, (N, 3, H, W) in [0, 1].
 
         Raises:
             IndexError: If an index is negative or beyond the last pair.
-            DatasetError: If a file cannot be read.
+            DatasetError: If a file cannot be read, or picture and hint do not fit each other.
         """
-        return torch.cat([self._hint_alone(self._files(index)) for index in indices])
+        return torch.cat([self._hint(self._files(index)) for index in indices])
+
+    def contents(self, indices: Sequence[int]) -> list[Content]:
+        """Name the parts of many pairs by the bytes of their files; raises as `fingerprint` does."""
+        return [self._content(index) for index in indices]
+
+    def _content(self, index: int) -> Content:
+        files = self._files(index)
+        image, hint = (content.decode() for content in self._hashes[index])
+        picture = digest("picture", image, self._sides)
+        if self._maker is not None:
+            return Content(picture, files.caption or "", digest("made hint", self._maker.name, picture))
+        return Content(picture, files.caption or "", digest("hint", hint, self._sides))
 
     def _files(self, index: int) -> PairFiles:
         if not 0 <= index < len(self.files):
             raise IndexError(f"pair {index} of {len(self.files)}")
         return self.files[index]
 
-    def _hint(self, files: PairFiles, fitted: Tensor, sides: Sequence[int]) -> Tensor:
-        """The hint of a picture with these sides, made from the fitted picture or read, (1, 3, H, W)."""
-        if self._maker is not None:
-            return self._maker(fitted)
-        hint = load_picture(files.hint)
-        if crop_note(hint, sides[0], sides[1]) is not None:
+    def _image(self, files: PairFiles) -> Tensor:
+        """The picture of a pair, (1, 3, H, W)."""
+        image = load_picture(files.image)
+        if not self._resized and _sides(image) != self._sides:
             raise DatasetError(
-                found=f"{files.hint} of {in_pixels(hint.shape[-2:])} for a picture of {in_pixels(sides)}",
-                expected=OTHER_ASPECT.expected,
-                do=OTHER_ASPECT.do,
+                found=f"{files.image} of {in_pixels(image.shape[-2:])}",
+                expected=f"{in_pixels(self._sides)}, as {self.files[0].image} has",
+                do=UNEQUAL.do,
             )
-        return self._fitted(hint)
+        if files.hint != files.image:
+            _check_aspect(files, _header_sides(files.hint), _sides(image))
+        return self._fitted(image)
 
-    def _hint_alone(self, files: PairFiles) -> Tensor:
+    def _hint(self, files: PairFiles) -> Tensor:
         """The hint of a pair, (1, 3, H, W); its picture is read only if the hint is made from it."""
-        fitted = self._fitted(load_picture(files.hint))
-        return fitted if self._maker is None else self._maker(fitted)
+        return self._read_hint(files) if self._maker is None else self._made_hint(self._maker, self._image(files))
+
+    def _read_hint(self, files: PairFiles) -> Tensor:
+        """The hint of a pair in as many bits as its file has, (1, 3, H, W)."""
+        hint = load_picture(files.hint)
+        _check_aspect(files, _sides(hint), _header_sides(files.image))
+        return hint if _sides(hint) == self._sides else rounded(self._fitted(hint), read_header(files.hint).levels)
+
+    def _made_hint(self, maker: HintMaker, image: Tensor) -> Tensor:
+        """The hint made from a picture (1, 3, H, W), in as many bits as the file of a hint would have."""
+        return rounded(maker(image), MADE_LEVELS)
 
     def _fitted(self, pixels: Tensor) -> Tensor:
         """Crop and resize (1, 3, H, W) to the size of the dataset."""
         return fit_hint(pixels, *self._sides)
+
+
+def differs_in_aspect(hint: tuple[int, int], picture: tuple[int, int]) -> bool:
+    """Whether a hint of some height and width has another aspect than its picture."""
+    return crop_note(torch.empty(1, 1, *hint, device="meta"), *picture) is not None
+
+
+def _check_aspect(files: PairFiles, hint: tuple[int, int], picture: tuple[int, int]) -> None:
+    """Check that a hint has its picture's aspect, by what headers say; only if they deny it are the files decoded."""
+    if not differs_in_aspect(hint, picture):
+        return
+    hint, picture = (_sides(load_picture(path)) for path in (files.hint, files.image))
+    if differs_in_aspect(hint, picture):
+        raise DatasetError(
+            found=f"{files.hint} of {in_pixels(hint)} for a picture of {in_pixels(picture)}",
+            expected=OTHER_ASPECT.expected,
+            do=OTHER_ASPECT.do,
+        )
+
+
+def _sides(pixels: Tensor) -> tuple[int, int]:
+    """Height and width of (1, 3, H, W)."""
+    height, width = pixels.shape[-2:]
+    return height, width
+
+
+def _header_sides(path: Path) -> tuple[int, int]:
+    """Height and width of a picture, from its header; raises DatasetError if it cannot be read."""
+    try:
+        return read_header(path).sides
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        return _sides(load_picture(path))  # says what is wrong
 
 
 def check_choices(size: int | None, hint: str) -> None:
@@ -205,7 +270,7 @@ def in_pixels(sides: Sequence[int]) -> str:
 
 def _common_sides(path: Path) -> tuple[int, int]:
     """Height and width of the first picture, which sets the size of all others."""
-    height, width = load_picture(path).shape[-2:]
+    height, width = _sides(load_picture(path))
     if height % EVEN_STEP or width % EVEN_STEP:
         raise DatasetError(
             found=f"{path} of {in_pixels((height, width))}",

@@ -127,8 +127,8 @@ class EncodingProgress:
     """The bar and the text of an encoding.
 
     Arguments:
-        first: How many pairs were encoded before.
-        total: Pairs to encode.
+        first: How many pictures, captions and hints were encoded before.
+        total: All of them.
     """
 
     def __init__(self, first: int, total: int) -> None:
@@ -138,9 +138,9 @@ class EncodingProgress:
         self._bar = comfy.utils.ProgressBar(total)
 
     def at(self, done: int) -> str:
-        """Move the bar, and give the text: with the time left, once some pairs are encoded."""
+        """Move the bar, and give the text: with the time left, once some more are encoded."""
         self._bar.update_absolute(done)
-        text = f"encoding pair {done:,} of {self._total:,}"
+        text = f"encoding pictures, captions and hints: {done:,} of {self._total:,}"
         if done == self._first:
             return text
         left = (self._total - done) * (time.monotonic() - self._began) / (done - self._first)
