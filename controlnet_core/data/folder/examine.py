@@ -12,7 +12,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-
 from ...errors import DatasetError, HintError
 from ...pictures.read import decoded_picture
 from ..dataset import Progress
