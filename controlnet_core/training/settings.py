@@ -60,8 +60,8 @@ class TrainSettings(BaseModel):
     )
     hint_start: Literal["latents", "zero"] = Field(
         "latents",
-        description='How the hint encoder starts: "latents", fitted first to show the copy each hint as the base sees a '
-        'picture, or "zero", with its last convolution at zero (the paper).',
+        description='How the hint encoder starts: "latents", fitted first to show the copy each hint as the base sees '
+        'a picture, or "zero", with its last convolution at zero (the paper).',
     )
     loss_weighting: LossWeighting = Field(
         "min_snr",
