@@ -45,6 +45,7 @@ Scores = dict[str, Any]
 """What drawings score: `following`, the `scores` of single hints, and what else the task measures."""
 Curve = list[Scores]
 """The scores of each evaluation, with its `step` and the mean `loss` since the previous evaluation."""
+THE_PAPERS_WAY: Mapping[str, Any] = {"hint_start": "zero", "loss_weighting": "plain"}
 DRAWN_AS = demo_settings(Path(), steps=1, seed=0).evaluation
 """Steps, guidance and side of control are the demo's."""
 
@@ -66,8 +67,8 @@ class Variant:
     shuffled: bool = False
 
     def settings(self, out: Path, steps: int, seed: int) -> TrainSettings:
-        """The demo's settings with its changes; the hint encoder starts as the paper's unless they say otherwise."""
-        return demo_settings(out, steps, seed).model_copy(update={"hint_start": "zero", **self.changes})
+        """The demo's settings with its changes; the net is trained as in the paper unless they say otherwise."""
+        return demo_settings(out, steps, seed).model_copy(update={**THE_PAPERS_WAY, **self.changes})
 
 
 class Task(Protocol):

@@ -71,15 +71,15 @@ class TrainSettings(BaseModel):
     hint_encoder: Literal["reference", "paper"] = Field(
         "reference", description='The hint encoder: "reference", which every tool loads, or "paper".'
     )
-    hint_start: Literal["zero", "latents"] = Field(
-        "zero",
-        description='How the hint encoder starts: "zero", with its last convolution at zero (the paper), or "latents", '
-        "fitted first to show the copy each hint as the base sees a picture.",
+    hint_start: Literal["latents", "zero"] = Field(
+        "latents",
+        description='How the hint encoder starts: "latents", fitted first to show the copy each hint as the base sees '
+        'a picture, or "zero", with its last convolution at zero (the paper).',
     )
     loss_weighting: LossWeighting = Field(
-        "plain",
-        description='How much each noise level counts: "plain", errors of what the base predicts (the paper), "v", '
-        'errors of v, or "min_snr" (Hang et al. 2023, gamma 5).',
+        "min_snr",
+        description='How much each noise level counts: "min_snr" (Hang et al. 2023, gamma 5), "plain", errors of what '
+        'the base predicts (the paper), or "v", errors of v.',
     )
     timestep_density: Literal["uniform", "cubic"] = Field(
         "uniform",

@@ -36,8 +36,8 @@ PINNED = {
     "shuffled": "2ca76f87cd3dc1a4b76c8958cc5a1b8c",
     "folder": "ee851acb89f0901a004ca2bf342bb955",
     "in memory": "da826b1e5a5939e928d09bc1c89393a2",
-    "run": "4391e91fd9ba",
-    "a run with everything changed": "5e281fc24421",
+    "run": "1eae0ccefd0a",
+    "a run with everything changed": "67c852de05b4",
 }
 
 
@@ -79,7 +79,7 @@ def test_what_changes_no_net_renames_no_run(change: dict[str, Any]) -> None:
         {"average_decay": 0.9},
         {"prompt_drop": 0.4},
         {"hint_encoder": "paper"},
-        {"hint_start": "latents"},
+        {"hint_start": "zero"},
         {"loss_weighting": "v"},
         {"timestep_density": "cubic"},
         {"offset_noise": 0.05},
@@ -93,6 +93,11 @@ def test_what_changes_no_net_renames_no_run(change: dict[str, Any]) -> None:
 )
 def test_what_changes_the_net_renames_the_run(change: dict[str, Any]) -> None:
     assert name_of(PLAIN.model_copy(update=change)) != name_of(PLAIN)
+
+
+def test_a_default_that_changes_renames_no_run_that_says_what_it_does() -> None:
+    before = PLAIN.model_copy(update={"hint_start": "zero", "loss_weighting": "plain"})
+    assert name_of(before) == "4391e91fd9ba"
 
 
 def test_the_dtype_that_the_base_computes_in_names_the_run() -> None:

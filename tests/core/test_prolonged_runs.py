@@ -37,8 +37,8 @@ PAIRS = ShapesDataset(10, 32, seed=0)
 
 
 def settings(out: Path, steps: int, **changes: object) -> TrainSettings:
-    values = {"steps": steps, "batch_size": 2, "learning_rate": 3e-4, "warm_up_steps": 1, "device": "cpu", "out": out}
-    return checked({**values, **changes}, "test")
+    values = {"steps": steps, "batch_size": 2, "learning_rate": 3e-4, "warm_up_steps": 1, "hint_start": "zero"}
+    return checked({**values, "device": "cpu", "out": out, **changes}, "test")
 
 
 def run_of(chosen: TrainSettings) -> Run:
