@@ -33,6 +33,7 @@ JSON: 20, 7.5, true.
 limits, far beyond what ComfyUI sends:
   output files  {LIMITS.file_bytes // MEBIBYTE} MiB each, {LIMITS.files} in all
   answers       {LIMITS.answer_bytes // MEBIBYTE} MiB and {LIMITS.answer_values} values
+  messages      {LIMITS.message_bytes // MEBIBYTE} MiB
   time          {LIMITS.answer_seconds:.0f} s for an answer, and one more for each {LIMITS.slowest // 1024} KiB
   texts         {LIMITS.text_length} characters; the last {LIMITS.texts} are in the result
   connections   {len(LIMITS.pauses)} attempts in {sum(LIMITS.pauses):.0f} s to open a lost one again

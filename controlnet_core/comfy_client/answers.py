@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import islice
 from typing import Annotated, Any, TypeVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, RootModel, ValidationError
@@ -14,6 +15,8 @@ from .texts import visible
 
 TEXT_FRAME = 3
 """How a WebSocket frame begins that holds a text."""
+SHOWN_REFUSALS = 20
+"""The nodes that are named where a workflow is refused, and the errors of each."""
 WORST = {"execution_error", "execution_interrupted"}
 """The messages of a finished job that matter."""
 
@@ -75,16 +78,22 @@ def _refusal(value: object) -> object:
 def _refusals(node: object) -> object:
     """The errors of one node."""
     errors = _dict_or_nothing(node).get("errors")
-    return [_refusal(error) for error in errors] if isinstance(errors, list) else []
+    return [_refusal(error) for error in errors[:SHOWN_REFUSALS]] if isinstance(errors, list) else []
+
+
+def _refused_nodes(nodes: object) -> object:
+    """The first nodes with errors; older servers answer with an empty list where there is none."""
+    return dict(islice(nodes.items(), SHOWN_REFUSALS)) if isinstance(nodes, dict) else nodes or {}
+
+
+NodeRefusals = Annotated[list[Refusal], BeforeValidator(_refusals)]
 
 
 class Submitted(Answer):
     """The answer to a workflow."""
 
     error: Annotated[Refusal, BeforeValidator(_refusal)] = Refusal()
-    node_errors: Annotated[
-        dict[str, Annotated[list[Refusal], BeforeValidator(_refusals)]], BeforeValidator(lambda value: value or {})
-    ] = {}
+    node_errors: Annotated[dict[str, NodeRefusals], BeforeValidator(_refused_nodes)] = {}
 
 
 def _job_id(item: object) -> object:
@@ -126,6 +135,9 @@ def _files(kinds: object) -> list[object]:
     return [item for items in lists for item in items if isinstance(_dict_or_nothing(item).get("filename"), str)]
 
 
+Files = Annotated[list[Output], Field(max_length=LIMITS.files), BeforeValidator(_files)]
+
+
 class Failure(Answer):
     """What ended a job early: the node where, and its words."""
 
@@ -153,12 +165,12 @@ class Status(Answer):
 class Entry(Answer):
     """A finished job in the server's history."""
 
-    outputs: dict[str, Annotated[list[Output], BeforeValidator(_files)]]
+    outputs: dict[str, Files]
     status: Status | None = None
 
 
-class History(RootModel[dict[str, Entry]]):
-    """Finished jobs by their ids."""
+class History(RootModel[dict[str, object]]):
+    """Finished jobs by their ids; only the own one is looked into."""
 
     model_config = ConfigDict(frozen=True, strict=True)
 
@@ -195,9 +207,9 @@ class _TooManyValues(ValueError):
     """JSON that would take far more memory than its text."""
 
 
-def _parsed(content: bytes, limits: Limits) -> object:
+def _parsed(content: str, limits: Limits) -> object:
     """JSON as values; raises one of UNREADABLE."""
-    if content.count(b",") + content.count(b"[") + content.count(b"{") > limits.answer_values:
+    if content.count(",") + content.count("[") + content.count("{") > limits.answer_values:
         raise _TooManyValues
     return json.loads(content)
 
@@ -209,16 +221,26 @@ def read_answer(kind: type[Kind], content: bytes, address: str, limits: Limits) 
         ServerError: If it is anything else than that kind of answer; it names the address and the wrong part.
     """
     try:
-        return kind.model_validate(_parsed(content, limits))
+        return check(kind, _parsed(content.decode(), limits), address)
+    except _TooManyValues as error:
+        raise _wrong(address, f"of more than {limits.answer_values} values") from error
+    except UNREADABLE as error:
+        raise _wrong(address, "which is no JSON") from error
+
+
+def check(kind: type[Kind], value: object, address: str) -> Kind:
+    """Read a part of an answer; raises as `read_answer` does."""
+    try:
+        return kind.model_validate(value)
     except ValidationError as error:
         parts = [visible(str(part), 40) for part in error.errors(include_url=False, include_input=False)[0]["loc"]]
         wrong = f"in which {'.'.join(parts)} is missing or wrong" if parts else "which is of another kind"
-    except _TooManyValues:
-        wrong = f"of more than {limits.answer_values} values"
-    except UNREADABLE:
-        wrong = "which is no JSON"
-    raise ServerError(
-        found=f"an answer of {address} {wrong}",
+        raise _wrong(address, wrong) from error
+
+
+def _wrong(address: str, how: str) -> ServerError:
+    return ServerError(
+        found=f"an answer of {address} {how}",
         expected="what a ComfyUI server answers",
         do="check the address, and whether a proxy or another program answers there",
     )
@@ -227,7 +249,7 @@ def read_answer(kind: type[Kind], content: bytes, address: str, limits: Limits) 
 def read_event(content: str, prompt_id: str, limits: Limits) -> Event | None:
     """Read a WebSocket message; one that is not about the job, or cannot be read, is passed over."""
     try:
-        event = _Envelope.model_validate(_parsed(content.encode(), limits))
+        event = _Envelope.model_validate(_parsed(content, limits))
         kind = EVENTS.get(event.type)
         return kind.model_validate(event.data) if kind and event.data.get("prompt_id") == prompt_id else None
     except UNREADABLE:  # the schema's error is a ValueError as well

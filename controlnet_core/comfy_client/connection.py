@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
 from types import SimpleNamespace
 from typing import Any
 
@@ -77,13 +78,9 @@ class Connection:
         Raises:
             ServerError: If it cannot be opened.
         """
-        try:
-            async with asyncio.timeout(self.limits.answer_seconds):
-                return await self.session.ws_connect(
-                    f"{self.url}{path}", params=params, heartbeat=20, max_msg_size=self.limits.answer_bytes
-                )
-        except FAILURES as error:
-            raise self._unreachable(error) from error
+        address, most = f"{self.url}{path}", self.limits.message_bytes
+        async with self._answering(self.limits.answer_seconds):
+            return await self.session.ws_connect(address, params=params, heartbeat=20, max_msg_size=most)
 
     def refused(self, path: str, status: int) -> ServerError:
         """The error for an answer that should have been a success."""
@@ -100,19 +97,25 @@ class Connection:
         more: Mapping[str, Any],
     ) -> int:
         """Send a request and give `take` the pieces of the answer, up to so many bytes; return the status."""
-        limits, received = self.limits, 0
+        allowed, received = self.limits.answer_seconds + size / self.limits.slowest, 0
+        end = asyncio.get_running_loop().time() + allowed
+        request = self.session.request(method, f"{self.url}{path}", **more)
+        async with self._answering(allowed) as clock, request as response:
+            self._check(response, path, most)
+            async for piece in response.content.iter_any():
+                received += len(piece)
+                if received > most:
+                    raise self._too_large(path, most)
+                take(piece)
+                clock.reschedule(end + received / self.limits.slowest)
+            return response.status
+
+    @asynccontextmanager
+    async def _answering(self, seconds: float) -> AsyncIterator[asyncio.Timeout]:
+        """A block that ends in a ServerError if it takes longer, or aiohttp fails in it."""
         try:
-            end = asyncio.get_running_loop().time() + limits.answer_seconds + size / limits.slowest
-            async with asyncio.timeout_at(end) as clock:
-                async with self.session.request(method, f"{self.url}{path}", **more) as response:
-                    self._check(response, path, most)
-                    async for piece in response.content.iter_any():
-                        received += len(piece)
-                        if received > most:
-                            raise self._too_large(path, most)
-                        take(piece)
-                        clock.reschedule(end + received / limits.slowest)
-                    return response.status
+            async with asyncio.timeout(seconds) as clock:
+                yield clock
         except FAILURES as error:
             raise self._unreachable(error) from error
 

@@ -84,6 +84,7 @@ class Job:
         self._failure: Failure | None = None
         self._node = ""
         self._attempts = 0
+        self._spoken = False
         self._hear()
 
     async def run(self) -> AsyncIterator[Report]:
@@ -102,7 +103,7 @@ class Job:
                 opened = time.monotonic()
                 async for report in self._reports(socket):
                     yield report
-                if time.monotonic() - opened >= self._limits.steady_seconds:
+                if self._spoken and time.monotonic() - opened >= self._limits.steady_seconds:
                     self._attempts = 0
                 while self.entry is None and socket.closed:
                     await close(socket, self._limits)
@@ -128,6 +129,7 @@ class Job:
 
     async def _reports(self, socket: ClientWebSocketResponse) -> AsyncIterator[Report]:
         """What the server says until the job is done or the socket closed."""
+        self._spoken = False
         while self.entry is None and not socket.closed:
             left = self._ask_at - time.monotonic()
             if left <= 0:
@@ -139,7 +141,9 @@ class Job:
                 continue
             if message.type in CLOSING:
                 await close(socket, self._limits)
-            elif report := await self._read(message):
+                continue
+            self._spoken = True
+            if report := await self._read(message):
                 yield report
 
     async def _read(self, message: WSMessage) -> Report | None:
@@ -213,7 +217,7 @@ class Job:
         """
         if self._attempts == len(self._limits.pauses):
             raise ServerError(
-                found=f"that {self.server.url} closed the connection {self._attempts} times in a row",
+                found=f"that {self.server.url} lost the connection {self._attempts} times in a row",
                 expected="a server that keeps a WebSocket open",
                 do="see whether it runs, and whether a proxy in between takes WebSockets; the job may still run there",
             )

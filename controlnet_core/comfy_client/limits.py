@@ -16,8 +16,9 @@ class Limits:
         answer_seconds: How long an answer may take, and a transfer may stand still.
         slowest: Bytes per second; so much longer a request may take as it carries more.
         close_seconds: How long the server's part in closing a WebSocket is waited for.
-        answer_bytes: The size of a JSON answer, and of a WebSocket message.
+        answer_bytes: The size of a JSON answer.
         answer_values: The values in it: small ones take far more memory than their text.
+        message_bytes: The size of a WebSocket message.
         file_bytes: The size of an output file.
         files: The output files of a job.
         namesakes: The files of one name in the output folder, with numbers added.
@@ -28,15 +29,16 @@ class Limits:
         quietest_seconds: What that grows to.
         lost_seconds: After this long without news, and without an answer about the job, the server is given up.
         pauses: Seconds before each attempt to connect again; after the last one the server is given up.
-        steady_seconds: A connection that held for so long has the attempts counted from the start again.
+        steady_seconds: A connection that held for so long, and brought a message, has the attempts counted anew.
     """
 
     connect_seconds: float = 10.0
     answer_seconds: float = 60.0
     slowest: int = 32 * 1024
     close_seconds: float = 5.0
-    answer_bytes: int = 32 * MEBIBYTE
+    answer_bytes: int = 24 * MEBIBYTE
     answer_values: int = 1_000_000
+    message_bytes: int = 16 * MEBIBYTE
     file_bytes: int = 2048 * MEBIBYTE
     files: int = 10_000
     namesakes: int = 1000

@@ -10,7 +10,7 @@ from aiohttp import ClientSession, ClientWebSocketResponse, FormData
 from pydantic import BaseModel
 
 from . import outputs
-from .answers import Entry, History, Output, Queue, Refusal, Submitted, Uploaded, read_answer
+from .answers import SHOWN_REFUSALS, Entry, History, Output, Queue, Refusal, Submitted, Uploaded, check, read_answer
 from .connection import Connection
 from .failures import ExecutionError, ServerError
 from .limits import LIMITS, Limits
@@ -18,7 +18,6 @@ from .workflow import Workflow
 
 State = Literal["queued", "running", "done", "unknown"]
 Kind = TypeVar("Kind", bound=BaseModel)
-SHOWN_REFUSALS = 20
 
 
 class Server:
@@ -90,8 +89,9 @@ class Server:
         return await outputs.fetch(self.connection, output, folder)
 
     async def _entry(self, prompt_id: str) -> Entry | None:
-        history = await self._read(History, "GET", f"/history/{prompt_id}")
-        return history.root.get(prompt_id)
+        path = f"/history/{prompt_id}"
+        history = (await self._read(History, "GET", path)).root
+        return check(Entry, history[prompt_id], f"{self.url}{path}") if prompt_id in history else None
 
     async def _read(
         self, kind: type[Kind], method: str, path: str, content: FormData | None = None, size: int = 0
@@ -125,7 +125,7 @@ def _refusals(workflow: Workflow, submitted: Submitted) -> str:
         for error in errors
     ]
     if lines:
-        more = f"; and {len(lines) - SHOWN_REFUSALS} more" if len(lines) > SHOWN_REFUSALS else ""
+        more = "; and more" if len(lines) > SHOWN_REFUSALS else ""
         return "; ".join(lines[:SHOWN_REFUSALS]) + more
     error, extra = submitted.error, submitted.error.extra_info
     where = f"{workflow.title(extra.node_id)}: " if extra.node_id else ""
