@@ -186,7 +186,8 @@ class Job:
         try:
             state = await self._poll()
             self._lost_at = time.monotonic() + self._limits.lost_seconds
-            running = f"{self.server.url} is quiet, but the job runs{f' in {self._node}' * bool(self._node)}; waiting"
+            where = f" in {self._node}" if self._node else ""
+            running = f"{self.server.url} is quiet, but the job runs{where}; waiting"
             reason = "waiting for other workflows" if state == "queued" else running
         except JobLostError:
             raise
