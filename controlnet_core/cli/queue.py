@@ -5,9 +5,11 @@ from __future__ import annotations
 import argparse
 import asyncio
 import time
+from collections import deque
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..comfy_client.limits import LIMITS, MEBIBYTE, Limits
 from .output import Interrupted, note, print_result
 from .parser import Commands, new_command
 from .picture_files import check_writable
@@ -21,10 +23,22 @@ DESCRIPTION = """\
 Run a workflow on a ComfyUI server, show its progress and fetch its pictures.
 The workflow is in the API format: in ComfyUI, choose Workflow > Export (API).
 Ctrl-C interrupts the job on the server. A lost connection is opened again.
+No answer of the server is believed unseen: what no ComfyUI server sends, or more
+than the limits below, is an error or passed over, and it leads to no other host.
 Needs aiohttp, which comes with ComfyUI: pip install 'controlnet-core[queue]'."""
-EPILOG = """\
+EPILOG = f"""\
 NODE is a node's id or its title. A text input takes VALUE as it is; others take
 JSON: 20, 7.5, true.
+
+limits, far beyond what ComfyUI sends:
+  output files  {LIMITS.file_bytes // MEBIBYTE} MiB each, {LIMITS.files} in all
+  answers       {LIMITS.answer_bytes // MEBIBYTE} MiB and {LIMITS.answer_values} values
+  messages      {LIMITS.message_bytes // MEBIBYTE} MiB
+  time          {LIMITS.answer_seconds:.0f} s for an answer, and one more for each {LIMITS.slowest // 1024} KiB
+  texts         {LIMITS.text_length} characters; the last {LIMITS.texts} are in the result
+  connections   {len(LIMITS.pauses)} attempts in {sum(LIMITS.pauses):.0f} s to open a lost one again
+  silence       {LIMITS.lost_seconds:.0f} s in which the server does not say whether the job runs
+A job may take any time: a quiet server is asked whether it still runs.
 
 examples:
   controlnet-core queue workflows/api/tiny_apply.json --out pictures
@@ -82,35 +96,45 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-async def queued(workflow: Workflow, images: list[tuple[str, Path]], url: str, out: Path) -> dict[str, Any]:
+async def queued(
+    workflow: Workflow, images: list[tuple[str, Path]], url: str, out: Path, limits: Limits = LIMITS
+) -> dict[str, Any]:
     """Send the images, run the workflow and fetch its files.
 
+    Arguments:
+        workflow: What to run.
+        images: Inputs, as NODE.INPUT, and the files to send for them.
+        url: The server's address.
+        out: The folder for the files.
+        limits: What the server may send.
+
     Raises:
-        ServerError: If the server cannot be reached or goes away.
+        ServerError: If the server cannot be reached, goes away, or answers what no ComfyUI server does.
         ExecutionError: If it refuses the workflow, or a node fails.
         Interrupted: If Ctrl-C was pressed; the job is stopped on the server then.
     """
     import uuid
 
+    from ..comfy_client.connection import new_session
     from ..comfy_client.execution import Job
-    from ..comfy_client.server import Server, new_session, outputs_of
+    from ..comfy_client.server import Server
 
-    async with new_session() as session:
-        server = Server(url, session, uuid.uuid4().hex)
+    async with new_session(limits) as session:
+        server = Server(url, session, uuid.uuid4().hex, limits)
         for address, file in images:
             workflow = workflow.with_input(address, await server.upload_image(file))
         job = Job(server, workflow)
         texts = await _watched(job)
         outputs = [
-            {"node": workflow.title(output.node_id), "path": str(await server.fetch(output, out))}
-            for output in outputs_of(job.entry)
+            {"node": workflow.title(node_id), "path": str(await server.fetch(output, out))}
+            for node_id, output in job.outputs()
         ]
         return {"prompt_id": job.prompt_id, "outputs": outputs, "texts": texts}
 
 
 async def _watched(job: Job) -> list[dict[str, str]]:
     """Run a job and show its progress; return what its nodes said."""
-    display = Display()
+    display = Display(job.server.limits.texts)
     try:
         async for report in job.run():
             display.show(report)
@@ -121,18 +145,21 @@ async def _watched(job: Job) -> list[dict[str, str]]:
         ) from None
     finally:
         display.close()
-    return display.texts
+    return list(display.texts)
 
 
 class Display:
     """Shows a job's reports on standard error: a bar for each node that counts.
 
+    Arguments:
+        texts: How many texts are kept.
+
     Attributes:
-        texts: What nodes said.
+        texts: What nodes said last.
     """
 
-    def __init__(self) -> None:
-        self.texts: list[dict[str, str]] = []
+    def __init__(self, texts: int) -> None:
+        self.texts: deque[dict[str, str]] = deque(maxlen=texts)
         self._bar: Bar | None = None
         self._bar_node = ""
         self._said = ""

@@ -3,29 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 import uuid
-from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
 
 from aiohttp import ClientWebSocketResponse, WSMessage, WSMsgType
 
-from .server import ExecutionError, Server, ServerError
+from .answers import Counted, Entry, Executing, Failure, Output, Status, read_event, read_text
+from .connection import close
+from .failures import ExecutionError, JobLostError, ServerError
+from .outputs import outputs_of
+from .server import Server, State
 from .workflow import Workflow
 
-QUIET_SECONDS = 5.0
-"""After this long without an event the server is asked for the state of the job: events can be missed."""
-RECONNECT_SECONDS = 60.0
-"""How long a server may be unreachable before the job is given up."""
-RETRY_SECONDS = 1.0
-TEXT_FRAME = 3
 CLOSING = (WSMsgType.CLOSE, WSMsgType.CLOSED, WSMsgType.CLOSING, WSMsgType.ERROR)
-
-
-class JobLostError(ServerError):
-    """A job that the server no longer knows."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +62,6 @@ class Waiting:
 Report = Progress | NodeText | Waiting
 
 
-@dataclass
 class Job:
     """A workflow that was queued on a server.
 
@@ -83,135 +74,190 @@ class Job:
         entry: Its entry in the server's history, when it is done.
     """
 
-    server: Server
-    workflow: Workflow
-    prompt_id: str = field(default_factory=lambda: str(uuid.uuid4()))
-    entry: Mapping[str, Any] = field(default_factory=dict)
-    _submitted: bool = False
-    _failure: Mapping[str, Any] = field(default_factory=dict)
+    def __init__(self, server: Server, workflow: Workflow) -> None:
+        self.server = server
+        self.workflow = workflow
+        self.prompt_id = str(uuid.uuid4())
+        self.entry: Entry | None = None
+        self._limits = server.limits
+        self._submitted = False
+        self._failure: Failure | None = None
+        self._node = ""
+        self._attempts = 0
+        self._spoken = False
+        self._hear()
 
     async def run(self) -> AsyncIterator[Report]:
         """Queue the workflow and report until it is done; a lost connection is opened again.
 
         Raises:
-            ServerError: If the server cannot be reached, stays unreachable, or forgets the job.
+            ServerError: If the server cannot be reached, stays unreachable, answers nonsense or forgets the job.
             ExecutionError: If it refuses the workflow, or a node fails.
         """
         socket = await self.server.connect()
         try:
             await self.server.submit(self.workflow, self.prompt_id)
             self._submitted = True
-            while not self.entry:
+            self._hear()
+            while self.entry is None:
+                opened = time.monotonic()
                 async for report in self._reports(socket):
                     yield report
-                if not self.entry:
-                    await socket.close()
-                    yield Waiting(f"the connection to {self.server.url} was lost, trying again")
-                    socket = await self._reconnect()
-            self._raise_failure()
+                if self._spoken and time.monotonic() - opened >= self._limits.steady_seconds:
+                    self._attempts = 0
+                while self.entry is None and socket.closed:
+                    await close(socket, self._limits)
+                    pause = self._next_pause()
+                    yield Waiting(f"the connection to {self.server.url} was lost, trying again in {pause:g} s")
+                    socket = await self._reconnect(socket)
         finally:
-            await socket.close()
+            await close(socket, self._limits)
+        self._raise_failure(self.entry)
+
+    def outputs(self) -> list[tuple[str, Output]]:
+        """The files that it made, each with the id of its node; none before it is done.
+
+        Raises:
+            ServerError: If there are more than the limits allow.
+        """
+        return outputs_of(self.entry, self._limits) if self.entry else []
 
     async def cancel(self) -> None:
         """Stop the job on the server; a job that was never queued needs nothing."""
-        if self._submitted and not self.entry:
+        if self._submitted and self.entry is None:
             await self.server.cancel(self.prompt_id)
 
     async def _reports(self, socket: ClientWebSocketResponse) -> AsyncIterator[Report]:
         """What the server says until the job is done or the socket closed."""
-        while not socket.closed:
+        self._spoken = False
+        while self.entry is None and not socket.closed:
+            left = self._ask_at - time.monotonic()
+            if left <= 0:
+                yield await self._ask()
+                continue
             try:
-                message = await socket.receive(timeout=QUIET_SECONDS)
+                message = await socket.receive(timeout=left)
             except TimeoutError:
-                if waiting := await self._try_poll():
-                    yield waiting
-                if self.entry:
-                    return
                 continue
             if message.type in CLOSING:
-                return
-            report, ended = self._read(message)
-            if report is not None:
+                await close(socket, self._limits)
+                continue
+            self._spoken = True
+            if report := await self._read(message):
                 yield report
-            if ended:
-                await self._poll()
-            if self.entry:
-                return
 
-    def _read(self, message: WSMessage) -> tuple[Report | None, bool]:
-        """One message: its report, if any, and whether the job ended."""
+    async def _read(self, message: WSMessage) -> Report | None:
+        """One message: its report, if any; at the end of the job its entry is fetched."""
         if message.type == WSMsgType.BINARY:
-            return self._text(message.data), False
-        if message.type != WSMsgType.TEXT:
-            return None, False
-        event = json.loads(message.data)
-        data = event.get("data", {})
-        if data.get("prompt_id") != self.prompt_id:
-            return None, False
-        match event["type"]:
-            case "execution_error":
-                self._failure = data
-            case "executing":
-                node = data.get("node")
-                return (None, True) if node is None else (Progress(self.workflow.title(node)), False)
-            case "progress":
-                return Progress(self.workflow.title(data["node"]), int(data["value"]), int(data["max"])), False
-        return None, False
+            return self._text(message.data)
+        event = read_event(message.data, self.prompt_id, self._limits) if message.type == WSMsgType.TEXT else None
+        if event is None:
+            return None
+        self._hear()
+        match event:
+            case Failure():
+                self._failure = event
+            case Executing(node=None):
+                await self._poll()
+            case Executing(node=str(node)):
+                self._node = self.workflow.title(node)
+                return Progress(self._node)
+            case Counted(node=node, value=value, max=total):
+                self._node = self.workflow.title(node)
+                return Progress(self._node, int(min(value, total)), int(total))
+        return None
 
     def _text(self, frame: bytes) -> NodeText | None:
-        """The text in a binary frame; previews hold none."""
-        if int.from_bytes(frame[:4], "big") != TEXT_FRAME:
+        """A node's text; it names no job, but only this one's are sent here."""
+        said = read_text(frame)
+        if said is None:
             return None
-        end = 8 + int.from_bytes(frame[4:8], "big")
-        return NodeText(self.workflow.title(frame[8:end].decode()), frame[end:].decode())
+        self._hear()
+        return NodeText(self.workflow.title(said[0]), said[1])
 
-    async def _poll(self) -> Waiting | None:
+    def _hear(self) -> None:
+        """Note that there is news of the job: until the next, the server is asked after longer and longer pauses."""
+        now = time.monotonic()
+        self._quiet = self._limits.quiet_seconds
+        self._ask_at, self._lost_at = now + self._quiet, now + self._limits.lost_seconds
+
+    async def _ask(self) -> Waiting:
+        """Ask a quiet server for the state of the job; one that cannot say it for long is given up."""
+        try:
+            state = await self._poll()
+            self._lost_at = time.monotonic() + self._limits.lost_seconds
+            where = f" in {self._node}" if self._node else ""
+            running = f"{self.server.url} is quiet, but the job runs{where}; waiting"
+            reason = "waiting for other workflows" if state == "queued" else running
+        except JobLostError:
+            raise
+        except ServerError:  # perhaps too busy to answer: if it is gone, the socket closes
+            if time.monotonic() >= self._lost_at:
+                raise
+            reason = f"{self.server.url} does not say how far the job is; waiting"
+        self._quiet = min(2 * self._quiet, self._limits.quietest_seconds)
+        self._ask_at = time.monotonic() + self._quiet
+        return Waiting(reason)
+
+    async def _poll(self) -> State:
         """Ask the server for the state of the job, in case an event was missed."""
-        state, entry = await self.server.state(self.prompt_id)
-        if state == "done":
-            self.entry = entry
+        state, self.entry = await self.server.state(self.prompt_id)
         if state == "unknown":
             raise JobLostError(
                 found=f"that {self.server.url} no longer knows the job {self.prompt_id}",
                 expected="a server that runs until the job is done",
                 do="look into the server's log, as it may have been restarted, and queue the workflow again",
             )
-        return Waiting("waiting for other workflows") if state == "queued" else None
+        return state
 
-    async def _try_poll(self) -> Waiting | None:
-        """Poll, and keep waiting if the server is too busy to answer: if it is gone, the socket closes."""
+    def _next_pause(self) -> float:
+        """Seconds until the next attempt to connect.
+
+        Raises:
+            ServerError: If there were enough of them.
+        """
+        if self._attempts == len(self._limits.pauses):
+            raise ServerError(
+                found=f"that {self.server.url} lost the connection {self._attempts} times in a row",
+                expected="a server that keeps a WebSocket open",
+                do="see whether it runs, and whether a proxy in between takes WebSockets; the job may still run there",
+            )
+        return self._limits.pauses[self._attempts]
+
+    async def _reconnect(self, lost: ClientWebSocketResponse) -> ClientWebSocketResponse:
+        """Open the socket again, after a pause, and check that the server still knows the job.
+
+        Returns:
+            The new socket, or the lost one.
+
+        Raises:
+            ServerError: If this was the last attempt and it failed.
+        """
+        await asyncio.sleep(self._next_pause())
+        self._attempts += 1
         try:
-            return await self._poll()
+            await self._poll()
+            return lost if self.entry else await self.server.connect()
         except JobLostError:
             raise
         except ServerError:
-            return Waiting(f"{self.server.url} is busy")
-
-    async def _reconnect(self) -> ClientWebSocketResponse:
-        """Open the socket again, trying for RECONNECT_SECONDS, and check that the server still knows the job."""
-        deadline = time.monotonic() + RECONNECT_SECONDS
-        while True:
-            try:
-                socket = await self.server.connect()
-                await self._poll()
-                return socket
-            except JobLostError:
+            if self._attempts == len(self._limits.pauses):
                 raise
-            except ServerError:
-                if time.monotonic() > deadline:
-                    raise
-            await asyncio.sleep(RETRY_SECONDS)
+            return lost
 
-    def _raise_failure(self) -> None:
+    def _raise_failure(self, entry: Entry) -> None:
         """Raise what the history says went wrong."""
-        messages = dict(self.entry.get("status", {}).get("messages", ()))
-        failed = self._failure or messages.get("execution_error")
-        if failed is not None:
+        status = entry.status or Status()
+        failed = self._failure or status.messages.get("execution_error")
+        interrupted = status.messages.get("execution_interrupted")
+        if failed is None and interrupted is not None:
+            node = self.workflow.title(interrupted.node_id)
+            raise ExecutionError(f"that the job was interrupted in {node}", "no interruption", "queue it again")
+        if failed is not None or status.status_str == "error":
+            failed = failed or Failure()
+            why = failed.exception_message.strip() or "the server does not say why"
             raise ExecutionError(
-                found=f"{self.workflow.title(failed['node_id'])} failed: {failed['exception_message'].strip()}",
+                found=f"{self.workflow.title(failed.node_id)} failed: {why}",
                 expected="a workflow that runs to its end",
                 do="correct the node's inputs; the server's log has more",
             )
-        if "execution_interrupted" in messages:
-            node = self.workflow.title(messages["execution_interrupted"]["node_id"])
-            raise ExecutionError(f"that the job was interrupted in {node}", "no interruption", "queue it again")

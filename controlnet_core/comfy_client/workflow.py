@@ -10,7 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UNREADABLE, ControlNetCoreError
+from .texts import visible
 
+TITLE = 200
+"""The characters of a title that are shown."""
 EXPORT = "open it in ComfyUI and choose Workflow > Export (API)"
 
 
@@ -29,12 +32,12 @@ class Workflow:
     nodes: Mapping[str, Mapping[str, Any]]
 
     def title(self, node_id: str) -> str:
-        """A node's label: its title and its id."""
-        node = self.nodes.get(node_id)
+        """A node's label, safe to show: its title and its id."""
+        node, shown = self.nodes.get(node_id), visible(node_id, TITLE)
         if node is None:
-            return f"node {node_id}"
+            return f"node {shown}" if shown else "a node"
         name = node.get("_meta", {}).get("title") or node["class_type"]
-        return f"{name} (node {node_id})"
+        return f"{visible(name, TITLE)} (node {shown})"
 
     def input_named(self, address: str) -> tuple[str, str]:
         """Find an input by NODE.INPUT, where NODE is an id or a title.
@@ -114,9 +117,17 @@ def read_workflow(path: Path) -> Workflow:
     if isinstance(content, dict) and isinstance(content.get("prompt"), dict):
         content = content["prompt"]
     nodes = content if isinstance(content, dict) else {}
-    if not nodes or not all(isinstance(node, dict) and "class_type" in node for node in nodes.values()):
+    if not nodes or not all(map(_is_node, nodes.values())):
         raise WorkflowError(f"{path}, which is not a workflow", "a workflow in the API format", EXPORT)
     return Workflow({node_id: {"inputs": {}, **node} for node_id, node in nodes.items()})
+
+
+def _is_node(value: object) -> bool:
+    """Whether a value has what is read of a node, each of its type."""
+    if not isinstance(value, dict) or not isinstance(value.get("class_type"), str):
+        return False
+    inputs, label = value.get("inputs", {}), value.get("_meta", {})
+    return isinstance(inputs, dict) and isinstance(label, dict) and isinstance(label.get("title", ""), str | None)
 
 
 def _splits(address: str) -> Iterator[tuple[str, str]]:

@@ -70,6 +70,10 @@ def test_what_cannot_be_changed_is_said(address: str, text: str, parts: list[str
         ("[]", ["not a workflow"]),
         ("{}", ["not a workflow"]),
         ('{"1": {"inputs": {}}}', ["not a workflow"]),
+        ('{"1": {"class_type": 5}}', ["not a workflow"]),
+        ('{"1": {"class_type": "Draw", "inputs": [1]}}', ["not a workflow"]),
+        ('{"1": {"class_type": "Draw", "_meta": "x"}}', ["not a workflow"]),
+        ('{"1": {"class_type": "Draw", "_meta": {"title": [1]}}}', ["not a workflow"]),
         ('{"nodes": [], "links": [], "version": 0.4}', ["as the editor saves it", "Export (API)"]),
         ("\xff", ["not JSON"]),
     ],
@@ -100,3 +104,12 @@ def test_the_saved_workflows_have_a_title_on_every_node_and_an_editors_twin(path
     for node_id, node in workflow.nodes.items():
         assert kinds[node_id] == (node["class_type"], node["_meta"]["title"])
     assert (ROOT / "workflows" / f"{path.stem}.jpg").is_file()
+
+
+def test_a_title_gives_no_orders_to_a_terminal() -> None:
+    node = {"class_type": "Draw", "inputs": {}, "_meta": {"title": "\x1b[2JMy\u202e drawing" + "!" * 500}}
+    workflow = Workflow({"1\x07": node})
+    assert workflow.title("1\x07").startswith(r"\x1b[2JMy\u202e drawing!!!")
+    assert workflow.title("1\x07").endswith(r"!… (node 1\x07)")
+    assert workflow.title("\x1b" * 9) == "node " + r"\x1b" * 9
+    assert workflow.title("") == "a node"

@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from controlnet_core.cli import main
-from controlnet_core.comfy_client import execution as job
-from controlnet_core.comfy_client import server
+from controlnet_core.cli import main, queue
+from controlnet_core.comfy_client.failures import ServerError
+from controlnet_core.comfy_client.limits import Limits
+from controlnet_core.comfy_client.workflow import Workflow
 
 WORKFLOW = {
     "1": {"class_type": "Draw", "inputs": {"steps": 4, "image": "a.png"}, "_meta": {"title": "My drawing"}},
@@ -64,7 +65,7 @@ class FakeServer:
         self.connections += 1
         socket = web.WebSocketResponse()
         await socket.prepare(request)
-        while not self.prompt:
+        while self.prompt.get("client_id") != request.query["clientId"]:
             await asyncio.sleep(0.01)
         prompt_id = self.prompt["prompt_id"]
 
@@ -213,18 +214,22 @@ def test_a_dropped_socket_is_opened_again(
 
 
 @pytest.mark.parametrize("fake", ["silent"], indirect=True)
-def test_missed_events_do_not_matter(
-    fake: FakeServer, workflow: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(job, "QUIET_SECONDS", 0.1)
-    assert run(fake, workflow) == 0
+def test_missed_events_do_not_matter(fake: FakeServer, tmp_path: Path) -> None:
+    result = asyncio.run(queue.queued(Workflow(WORKFLOW), [], fake.url, tmp_path, Limits(quiet_seconds=0.1)))
+    assert [Path(one["path"]).name for one in result["outputs"]] == ["x.png"]
+
+
+@pytest.mark.parametrize("fake", ["slow"], indirect=True)
+def test_a_server_that_does_not_answer_is_given_up(fake: FakeServer, tmp_path: Path) -> None:
+    limits = Limits(answer_seconds=0.5, close_seconds=0.1)
+    with pytest.raises(ServerError, match=r"did not answer in 0\.5 s"):
+        asyncio.run(queue.queued(Workflow(WORKFLOW), [], fake.url, tmp_path, limits))
 
 
 @pytest.mark.parametrize(
     ("fake", "message"),
     [
         ("forget", "no longer knows the job"),
-        ("slow", "did not answer"),
         ("fail", "My drawing (node 1) failed: out of paint"),
         ("block", "Execution Blocked: connect negative"),
         ("stop", "interrupted in My drawing (node 1)"),
@@ -236,9 +241,7 @@ def test_each_failure_ends_with_a_message_and_code_1(
     workflow: Path,
     message: str,
     capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(server, "ANSWER_SECONDS", 0.5)
     assert run(fake, workflow, "--json") == 1
     captured = capsys.readouterr()
     assert message in captured.err.splitlines()[-1]
@@ -267,3 +270,13 @@ def test_a_missing_image_is_said_before_the_server_is_asked(
     options = ["--image", "1.image=nowhere.png", "--server", "http://127.0.0.1:9"]
     assert main(["queue", str(workflow), *options]) == 1
     assert "nowhere.png" in capsys.readouterr().err
+
+
+def test_the_help_names_the_limits(capsys: pytest.CaptureFixture[str]) -> None:
+    limits = Limits()
+    assert main(["queue", "--help"]) == 0
+    shown = capsys.readouterr().out
+    numbers = (limits.answer_values, limits.files, limits.text_length, limits.texts, limits.file_bytes // 2**20)
+    seconds = (limits.answer_seconds, sum(limits.pauses), limits.lost_seconds)
+    assert all(str(number) in shown for number in numbers)
+    assert all(f"{number:.0f} s" in shown for number in seconds)
