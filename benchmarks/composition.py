@@ -2,8 +2,8 @@
 
     python benchmarks/composition.py demo/controlnet.safetensors --out composition.png
 
-NET was trained on outlines, as by `controlnet-core demo`. A second net is trained here, with the demo's settings but errors
-of v, on colour maps: pictures averaged over 4 x 4 cells, which show the colours but hardly the shape. An
+NET was trained on outlines, as by `controlnet-core demo`. A second net is trained here, with the demo's settings but
+errors of v, on colour maps: pictures averaged over 4 x 4 cells, which show the colours but hardly the shape. An
 interrupted run resumes, and a finished one is read back. Then held-out scenes are drawn from empty prompts: without
 control, from the outline alone, from the colour map alone, and from both, their residuals added without further
 weights. Control is on the conditional side of guidance only.
