@@ -15,7 +15,7 @@ from ..controlnet_core.training.settings import EvaluationSettings, TrainSetting
 
 BASIC = ("steps", "batch_size", "learning_rate", "seed")
 FROM_GRAPH = ("device", "out", "base", "data")
-TOML_ONLY = ("start_from", "hint_start", "loss_weighting", "timestep_density", "offset_noise")
+TOML_ONLY = ("start_from", "hint_start", "loss_weighting", "timestep_density", "offset_noise", "sharded")
 """Settings without a widget: `settings_toml` may hold them."""
 EVALUATION = "evaluation"
 WIDGETS = {f"{EVALUATION}_side": f"{EVALUATION}_sides"}

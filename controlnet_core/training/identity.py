@@ -48,7 +48,7 @@ COMPUTE_DTYPE, USUAL_DTYPE = "compute_dtype", "float32"
 """What the base's UNet computes in; a trunk leaves out the usual one."""
 BRANCH = ("steps", "cool_down_steps")
 """The settings in which two runs of one trunk differ."""
-WITHOUT_EFFECT = ("checkpoint_every", "evaluation", "device", "out")
+WITHOUT_EFFECT = ("checkpoint_every", "evaluation", "sharded", "device", "out")
 """The settings that change no net."""
 
 Trunk = Mapping[str, Any]

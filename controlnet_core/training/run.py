@@ -22,7 +22,8 @@ from .events import Drawing, Encoding, Fitting
 from .hint_start import show_hints_as_latents
 from .identity import start_file
 from .metrics import Measured, MetricsLine
-from .resume import Run, find_run, resume
+from .ranks import ALONE, RankLostError, Ranks, RankStopped
+from .resume import Run, find_run, resume, run_path
 from .run_folder import RunFolder
 from .settings import TrainSettings
 from .step import StepReport, Trainer
@@ -37,6 +38,7 @@ def train(
     dataset: PairDataset,
     validation: Validation | None = None,
     listen: Callable[[Encoding | Fitting | Drawing], None] = lambda event: None,
+    ranks: Ranks = ALONE,
 ) -> Generator[StepReport, None, ControlNet]:
     """Train a ControlNet, or resume training it.
 
@@ -47,6 +49,9 @@ def train(
     The base computes in the dtype of its UNet, the net in float32. Once all pairs are encoded, the base's autoencoder
     and text encoders are on the CPU, but for evaluations, until the run ends or is closed.
 
+    Several processes that call this train one net, each on its part of every batch, and hand out the same reports. If
+    one of them is closed, all stop. Only the first writes into the run's folder.
+
     Arguments:
         settings: The run's settings.
         base: The locked base.
@@ -54,6 +59,7 @@ def train(
         validation: What measures the net as it trains. If it raises, a checkpoint is written.
         listen: Called with the progress of encoding pairs, fitting the hint encoder and drawing held-out hints. If it
             raises, the run stops.
+        ranks: The processes that train together.
 
     Returns:
         The trained net: the moving average of the weights, also in the run's `controlnet.safetensors`. A finished run
@@ -64,23 +70,33 @@ def train(
             finite.
         FamilyMismatchError: If the net to start from has other sizes than this one.
         HintError: If hints without three channels are to be shown as latents.
-        SettingError: If there is no net to start from.
+        RankLostError: If another process failed or is gone.
+        RankStopped: If another process was stopped.
+        SettingError: If there is no net to start from, or a process has no pair in a batch, or not the others' data.
         TrainingError: If the loss is not finite.
         WriteError: If the run's folder cannot be written.
     """
-    run = find_run(settings, base, dataset)
-    if run.finished:
+    listen, slots = ranks.hearing(listen), ranks.slots(settings.batch_size)
+    run = ranks.of_first(lambda: find_run(settings, base, dataset))
+    ranks.check_equal(run_path(settings, base, dataset).name, "base, data or settings")
+    if ranks.of_first(lambda: run.finished):
         return load_controlnet(run.net_path, device=base.device)
-    folder = run.open()
-    encoded = encode_dataset(base, dataset, settings.out / "cache", lambda done, total: listen(Encoding(done, total)))
-    batches = Batches(settings, base, encoded, dataset)
-    checkpoint, lines = resume(run, folder)
-    trainer = opened_trainer(settings, base, dataset, checkpoint, lambda done, total: listen(Fitting(done, total)))
+    folder = ranks.of_first(run.open)
+    with ranks.together():
+        encoded = encode_dataset(
+            base, dataset, settings.out / "cache", lambda done, total: listen(Encoding(done, total))
+        )
+    batches = Batches(settings, base, encoded, dataset, slots)
+    checkpoint, lines = ranks.of_first(lambda: resume(run, folder))
+    with ranks.together():
+        trainer = opened_trainer(
+            settings, base, dataset, checkpoint, lambda done, total: listen(Fitting(done, total)), ranks
+        )
     record = Record(folder, trainer, lines, validation, listen)
     with base.encoders_on("cpu"):  # a step needs none of them
         yield from _steps(settings, trainer, batches, record)
     net = trainer.averaged_net()
-    save_controlnet(net, folder.net_path, metadata=provenance(run, folder))
+    ranks.of_first(lambda: save_controlnet(net, folder.net_path, metadata=provenance(run, folder)))
     return net
 
 
@@ -88,20 +104,33 @@ def _steps(
     settings: TrainSettings, trainer: Trainer, batches: Batches, record: Record
 ) -> Generator[StepReport, None, None]:
     """The steps that are left, with their evaluations and checkpoints."""
+    ranks = trainer.ranks
     try:
         if record.lacks_evaluation:
-            yield record.add(record.evaluated(StepReport(trainer.step, None, 0.0, 0.0)))
+            report = record.evaluated(StepReport(trainer.step, None, 0.0, 0.0))
+            yield from _handed_out(record.add(report), ranks)
         while trainer.step < settings.steps:
-            report = trainer.take_step(batches.at(trainer.step))
+            with ranks.together():
+                report = trainer.take_step(batches.at(trainer.step))
             if settings.evaluates_at(trainer.step):
                 report = record.evaluated(report)
             record.add(report)
             if settings.saves_at(trainer.step):
                 record.save()
-            yield report
-    except GeneratorExit:
+            yield from _handed_out(report, ranks)
+    except (GeneratorExit, RankStopped, RankLostError):
         record.save()
         raise
+
+
+def _handed_out(report: StepReport, ranks: Ranks) -> Generator[StepReport, None, None]:
+    """Hand out a report; where the caller of one rank stops, all stop."""
+    try:
+        yield report
+    except GeneratorExit:
+        ranks.stop_together(True)
+        raise
+    ranks.stop_together(False)
 
 
 def opened_trainer(
@@ -110,6 +139,7 @@ def opened_trainer(
     dataset: PairDataset,
     checkpoint: Checkpoint | None = None,
     progress: Progress | None = None,
+    ranks: Ranks = ALONE,
 ) -> Trainer:
     """The trainer as a checkpoint holds it; without one, before its first step.
 
@@ -119,6 +149,7 @@ def opened_trainer(
         dataset: The pairs.
         checkpoint: Where the run resumes, if it does.
         progress: Told how far the hint encoder is fitted, where it is.
+        ranks: The processes that train together.
 
     Raises:
         CheckpointError, FamilyMismatchError: As `initial_net` does.
@@ -127,7 +158,7 @@ def opened_trainer(
     net = initial_net(settings, base, dataset)
     if checkpoint is None and settings.hint_start == "latents" and settings.start_from is None:
         show_hints_as_latents(net, base, dataset, settings.seed, progress)
-    trainer = Trainer(settings, base, net)
+    trainer = Trainer(settings, base, net, ranks)
     if checkpoint is not None:
         trainer.restore(checkpoint)
     return trainer
@@ -173,14 +204,14 @@ def provenance(run: Run, folder: RunFolder) -> dict[str, str]:
         "training.base": run.trunk["base"],
         "training.data": run.trunk["data"],
         "training.steps": str(run.settings.steps),
-        "training.settings": json.dumps(run.settings.model_dump(mode="json", exclude={"device", "out", "start_from"})),
+        "training.settings": json.dumps(run.settings.model_dump(mode="json", exclude={"sharded", "device", "out", "start_from"})),
         **started,
         **measured,
     }
 
 
 class Record:
-    """Keeps a run's folder in step with its trainer.
+    """Keeps a run's folder in step with its trainer; of several ranks, only the first writes.
 
     Arguments:
         folder: The folder.
@@ -203,6 +234,7 @@ class Record:
     ) -> None:
         self.folder = folder
         self.trainer = trainer
+        self.ranks = trainer.ranks
         self.validation = validation
         evaluated = any(line.step == trainer.step and line.evaluation is not None for line in lines)
         due = validation is not None and trainer.settings.evaluates_at(trainer.step)
@@ -213,6 +245,11 @@ class Record:
 
     def add(self, report: StepReport) -> StepReport:
         """Add a step to the metrics, and its pictures to the samples."""
+        if self.ranks.is_first:
+            self._write(report)
+        return report
+
+    def _write(self, report: StepReport) -> None:
         measured = None
         if report.evaluation is not None:
             settings = self.trainer.settings.evaluation.model_dump(mode="json")
@@ -222,7 +259,6 @@ class Record:
         self.folder.metrics.append(
             MetricsLine(report.step, self._session, report.loss, norm, report.seconds, measured)
         )
-        return report
 
     def evaluated(self, report: StepReport) -> StepReport:
         """Add an evaluation to the report of a step. If interrupted, the step is kept and the evaluation made later."""
@@ -237,10 +273,17 @@ class Record:
             raise
 
     def save(self) -> None:
-        """Write a checkpoint, if there is anything new to keep."""
-        if self.trainer.step != self._saved:
-            self.folder.checkpoints.write(self.trainer.checkpoint(), self.trainer.settings.branch_step)
-            self._saved = self.trainer.step
+        """Write a checkpoint, if there is anything new to keep; if a rank is gone, the first has all but shards."""
+        if self.trainer.step == self._saved:
+            return
+        settings, folder = self.trainer.settings, self.folder
+        if self.ranks.intact:
+            with self.ranks.together():
+                checkpoint = self.trainer.checkpoint()
+            self.ranks.of_first(lambda: folder.checkpoints.write(checkpoint, settings.branch_step))
+        elif self.ranks.is_first and not settings.sharded:
+            folder.checkpoints.write(self.trainer.checkpoint(), settings.branch_step)
+        self._saved = self.trainer.step
 
     def _drawing(self, done: int, total: int) -> None:
         self._listen(Drawing(done, total))

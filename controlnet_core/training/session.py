@@ -13,6 +13,7 @@ from ..data.dataset import PairDataset
 from .events import Drawing, Evaluated, Event, Finished, Interrupted, Opened, State, Stepped
 from .model_card import NAME as CARD
 from .model_card import model_card
+from .ranks import ALONE, Ranks
 from .report import REPORT, ShownValidation, write_run_report
 from .resume import Run, find_run
 from .run import train
@@ -36,6 +37,7 @@ class Session:
         dataset: The pairs.
         validation: What measures the net as it trains; None measures nothing.
         title: The headline of the report.
+        ranks: The processes that train together, each with a session; the first one writes.
 
     Attributes:
         run: The run, as it was found.
@@ -48,13 +50,15 @@ class Session:
         dataset: PairDataset,
         validation: ShownValidation | None,
         title: str,
+        ranks: Ranks = ALONE,
     ) -> None:
         self.settings = settings
         self.base = base
         self.dataset = dataset
         self.validation = validation
         self.title = title
-        self.run = find_run(settings, base, dataset)
+        self.ranks = ranks
+        self.run = ranks.of_first(lambda: find_run(settings, base, dataset))
 
     @property
     def finished(self) -> bool:
@@ -73,17 +77,16 @@ class Session:
 
         Raises:
             HintError: If a sample picture is missing or broken.
+            RankLostError, RankStopped: If another process failed, is gone or was stopped.
             TrainingError: If the loss is not finite.
             WriteError: If the run's folder cannot be written.
         """
         listen(opened(self.run))
         folder = RunFolder(self.run.path)
         try:
-            if not self.run.finished:
+            if not self.ranks.of_first(lambda: self.run.finished):
                 self._train(listen)
-            report = folder.read_json(REPORT) if self.finished else None
-            if report is None:
-                report = self._report(folder, listen)
+            report = self.ranks.of_first(lambda: self._report(folder, listen))
         except BaseException:
             kept = self.settings.steps if self.run.finished else max(folder.checkpoints.steps(), default=0)
             listen(Interrupted(kept, self.settings.steps))
@@ -93,14 +96,17 @@ class Session:
 
     def _train(self, listen: Listener) -> None:
         """Do the steps that are left."""
-        reports = train(self.settings, self.base, self.dataset, self.validation, listen)
+        reports = train(self.settings, self.base, self.dataset, self.validation, listen, self.ranks)
         with closing(reports):  # between two steps this writes a checkpoint
             for report in reports:
                 for event in step_events(report, self.settings.steps):
                     listen(event)
 
     def _report(self, folder: RunFolder, listen: Listener) -> dict[str, Any]:
-        """Write report and model card of the finished run."""
+        """Write report and model card of the finished run, or read its report."""
+        kept = folder.read_json(REPORT) if self.finished else None
+        if kept is not None:
+            return kept
         report = write_run_report(
             folder, self.title, self.validation, lambda done, total: listen(Drawing(done, total))
         )

@@ -37,7 +37,7 @@ class TrainSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     steps: Count = Field(10_000, description="Number of optimizer steps.")
-    batch_size: Count = Field(4, description="Pairs in each step.")
+    batch_size: Count = Field(4, description="Pairs in each step, of all processes together.")
     learning_rate: float = Field(
         1e-5, gt=0, lt=1, description="The learning rate, constant between warm-up and cool-down."
     )
@@ -81,6 +81,11 @@ class TrainSettings(BaseModel):
         None,
         description="A net, or the folder of a run, whose weights training starts from (default: the base's).",
         examples=["net.safetensors"],
+    )
+    sharded: bool = Field(
+        False,
+        description="Whether each of several processes keeps only its share of the weights and of the optimizer's "
+        "state (FSDP2).",
     )
     device: str = Field("auto", description='The device, such as "cpu" or "cuda:1"; "auto" is cuda if there is one.')
     out: Path = Field(Path("runs"), description="The folder that holds the run folders.")

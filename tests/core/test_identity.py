@@ -54,6 +54,7 @@ def test_every_setting_has_one_part() -> None:
     [
         {"checkpoint_every": 7},
         {"evaluation": EvaluationSettings(every=1, hints=3, guidance=2.0)},
+        {"sharded": True},
         {"device": "cuda:1"},
         {"out": Path("elsewhere")},
     ],

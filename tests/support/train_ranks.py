@@ -1,0 +1,97 @@
+"""Trains on a small random base in float64, as one of several processes; one of them may end the run for all."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from controlnet_core.data.dataset import Progress
+from controlnet_core.evaluation.validation import Evaluation, Levels
+from controlnet_core.model.controlnet import ControlNet
+from controlnet_core.toy.shapes_dataset import ShapesDataset
+from controlnet_core.training.launch import joined_ranks
+from controlnet_core.training.ranks import Ranks
+from controlnet_core.training.resume import run_path
+from controlnet_core.training.run import train
+from controlnet_core.training.settings import EvaluationSettings, TrainSettings
+from tests.support.bases import SmallBase, small_base
+
+PAIRS = ShapesDataset(10, 32, seed=0)
+STEPS = 20
+
+
+class Measuring:
+    """A validation that only the first rank may use."""
+
+    def levels(self, progress: Progress | None = None) -> Levels:
+        """Nothing to compare with."""
+        return Levels(0.5, 0.5)
+
+    def evaluate(self, net: ControlNet, progress: Progress | None = None) -> Evaluation:
+        """The sum of the weights, as a score."""
+        assert os.environ.get("RANK", "0") == "0", "another rank than the first evaluates"
+        total = sum(float(weight.double().sum()) for weight in net.parameters())
+        return Evaluation((total,), {}, torch.zeros(1, 3, 32, 32))
+
+
+def base64() -> SmallBase:
+    """The small base in float64."""
+    base = small_base()
+    base.to(dtype=torch.float64)
+    return base
+
+
+def settings(out: Path, **changes: Any) -> TrainSettings:  # noqa: ANN401 - of any setting
+    """The settings of the run."""
+    values = {"steps": STEPS, "batch_size": 4, "learning_rate": 5e-4, "checkpoint_every": 10, "device": "cpu"}
+    return TrainSettings(**{**values, "evaluation": EvaluationSettings(every=10), "out": out, **changes})
+
+
+def run_folder(out: Path, **changes: Any) -> Path:  # noqa: ANN401 - of any setting
+    """Where the run lies."""
+    return run_path(settings(out, **changes), base64(), PAIRS)
+
+
+def go(out: Path, ranks: Ranks, act: Callable[[int], None], changes: dict[str, Any]) -> None:
+    """Train to the end, or to what `act` does after a step."""
+    chosen = settings(out, **changes)
+    with closing(train(chosen, base64(), PAIRS, Measuring(), ranks=ranks)) as reports:
+        for report in reports:
+            print(json.dumps([report.step, report.loss, report.gradient_norm]), flush=True)
+            act(report.step)
+
+
+def main(out: Path, given: dict[str, Any]) -> None:
+    """Train.
+
+    Arguments:
+        out: The folder of the runs.
+        given: Settings, and under "do" what one rank does after a step: {"at": 3, "rank": 1, "act": "stop"}.
+    """
+    torch.set_num_threads(1)
+    # A net trains in float32. Here it is to train in float64, where sums in another order are the same but for 1e-15.
+    ControlNet.float = ControlNet.double  # type: ignore[method-assign]
+    with joined_ranks(torch.device("cpu")) as ranks:
+        action = given.pop("do", {})
+
+        def act(step: int) -> None:
+            if (action.get("at"), action.get("rank")) != (step, ranks.rank):
+                return
+            match action["act"]:
+                case "stop":
+                    raise InterruptedError("stopped by the test")
+                case "interrupt":
+                    signal.raise_signal(signal.SIGINT)
+                case "kill":
+                    os.kill(os.getpid(), signal.SIGKILL)
+                case "freeze":
+                    os.kill(os.getpid(), signal.SIGSTOP)
+
+        go(out, ranks, act, given)
