@@ -25,8 +25,9 @@ Train a ControlNet on a locked base, as a settings file in TOML says. Each run
 has a folder, named by everything that affects its net. If interrupted, the same
 command resumes; a finished run is read back. With more steps, or another
 cool-down, a run starts from the furthest checkpoint that it shares with an
-earlier one. Ctrl-C ends the step, writes a checkpoint and exits with 130; a
-second Ctrl-C stops at once."""
+earlier one. Ctrl-C and SIGTERM end the step, write a checkpoint and exit with
+130; a second Ctrl-C stops at once. Started by torchrun, several processes, each
+with a GPU of its own, train one net."""
 
 EPILOG = """\
 SETTINGS.toml may hold the following; what it leaves out has the value shown.
@@ -41,6 +42,9 @@ or, instead of the last table,
 example, with a file of two lines:
   printf '[data]\\nkind = "shapes"\\n' > shapes.toml
   controlnet-core train shapes.toml --set steps=600 --set learning_rate=3e-4
+
+the same on the eight GPUs of one machine:
+  torchrun --nproc-per-node 8 -m controlnet_core train shapes.toml
 """
 
 

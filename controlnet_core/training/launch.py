@@ -13,7 +13,6 @@ from datetime import timedelta
 
 import torch
 from torch import distributed as dist
-from torch.distributed import PrefixStore, TCPStore, rendezvous  # type: ignore[attr-defined] # torch re-exports them
 
 from ..errors import SettingError
 from .heartbeat import Heartbeat
@@ -94,6 +93,9 @@ def joined_ranks(device: torch.device) -> Iterator[Ranks]:
 
 def _joined(device: torch.device) -> RankGroup:
     """Join the others."""
+    # Not every build of torch has them, and one process needs none.
+    from torch.distributed import PrefixStore, TCPStore, rendezvous  # type: ignore[attr-defined] # re-exported
+
     on_cards = device.type == "cuda"
     if on_cards:
         torch.cuda.set_device(device)

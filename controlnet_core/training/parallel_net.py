@@ -8,7 +8,6 @@ from typing import cast
 import torch
 from torch import Tensor
 from torch import distributed as dist
-from torch.distributed.device_mesh import init_device_mesh
 from torch.nn.parallel import DistributedDataParallel
 
 from ..errors import SettingError
@@ -42,6 +41,7 @@ def shard(net: ControlNet, ranks: int) -> ControlNet:
         SettingError: If this torch cannot shard.
     """
     try:
+        from torch.distributed.device_mesh import init_device_mesh
         from torch.distributed.fsdp import fully_shard
     except ImportError as error:
         raise SettingError(

@@ -199,12 +199,13 @@ def provenance(run: Run, folder: RunFolder) -> dict[str, str]:
     scores = [line.evaluation.following for line in folder.metrics.read() if line.evaluation is not None]
     measured = {"training.following": f"{scores[-1]:.4f}"} if scores else {}
     started = {"training.start_from": run.trunk["start_from"]} if "start_from" in run.trunk else {}
+    settings = run.settings.model_dump(mode="json", exclude={"sharded", "device", "out", "start_from"})
     return {
         "training.version": __version__,
         "training.base": run.trunk["base"],
         "training.data": run.trunk["data"],
         "training.steps": str(run.settings.steps),
-        "training.settings": json.dumps(run.settings.model_dump(mode="json", exclude={"sharded", "device", "out", "start_from"})),
+        "training.settings": json.dumps(settings),
         **started,
         **measured,
     }

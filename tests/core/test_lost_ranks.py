@@ -1,4 +1,4 @@
-"""A process that stops, dies or freezes ends the run on all, with its name, soon, and with everything kept that can be."""
+"""A process that stops, dies or freezes ends the run on all, soon, with its name, and with all kept that can be."""
 
 from __future__ import annotations
 

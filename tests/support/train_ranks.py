@@ -5,18 +5,22 @@ from __future__ import annotations
 import json
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import distributed as dist
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from controlnet_core.data.dataset import Progress
 from controlnet_core.evaluation.validation import Evaluation, Levels
 from controlnet_core.model.controlnet import ControlNet
 from controlnet_core.toy.shapes_dataset import ShapesDataset
 from controlnet_core.training.launch import joined_ranks
+from controlnet_core.training.parallel_net import CopiedNet
 from controlnet_core.training.ranks import Ranks
 from controlnet_core.training.resume import run_path
 from controlnet_core.training.run import train
@@ -95,3 +99,29 @@ def main(out: Path, given: dict[str, Any]) -> None:
                     os.kill(os.getpid(), signal.SIGSTOP)
 
         go(out, ranks, act, given)
+
+
+def compare_gradients(out: Path, static_graph: bool) -> None:
+    """Train three steps, and print after each backward pass how far the gradients are from the first rank's.
+
+    Arguments:
+        out: The folder of the runs.
+        static_graph: Whether DDP is told that the graph never changes.
+    """
+    clip = nn.utils.clip_grad_norm_
+
+    def compared(parameters: Iterable[nn.Parameter], limit: float) -> torch.Tensor:
+        trained = list(parameters)
+        own = torch.cat([parameter.grad.flatten() for parameter in trained if parameter.grad is not None])
+        first = own.clone()
+        dist.broadcast(first, 0)
+        print("apart", ((own - first).abs().max() / first.abs().max()).item(), flush=True)
+        return clip(trained, limit)
+
+    def static(self: CopiedNet, net: ControlNet) -> None:
+        DistributedDataParallel.__init__(self, net, static_graph=True)
+
+    nn.utils.clip_grad_norm_ = compared  # type: ignore[assignment] # called with these two alone
+    if static_graph:
+        CopiedNet.__init__ = static  # type: ignore[method-assign]
+    main(out, {"steps": 3})
