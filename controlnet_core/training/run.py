@@ -70,34 +70,40 @@ def train(
             finite.
         FamilyMismatchError: If the net to start from has other sizes than this one.
         HintError: If hints without three channels are to be shown as latents.
-        RankLostError: If another process failed or is gone.
-        RankStopped: If another process was stopped.
+        RankLostError, RankStopped: If another process failed, is gone, or was stopped.
         SettingError: If there is no net to start from, or a process has no pair in a batch, or not the others' data.
         TrainingError: If the loss is not finite.
         WriteError: If the run's folder cannot be written.
     """
     listen, slots = ranks.hearing(listen), ranks.slots(settings.batch_size)
-    run = ranks.of_first(lambda: find_run(settings, base, dataset))
-    ranks.check_equal(run_path(settings, base, dataset).name, "base, data or settings")
+    run = _agreed_run(settings, base, dataset, ranks)
     if ranks.of_first(lambda: run.finished):
         return load_controlnet(run.net_path, device=base.device)
     folder = ranks.of_first(run.open)
     with ranks.together():
-        encoded = encode_dataset(
-            base, dataset, settings.out / "cache", lambda done, total: listen(Encoding(done, total))
-        )
+        encoded = encode_dataset(base, dataset, settings.out / "cache", _progress(listen, Encoding))
     batches = Batches(settings, base, encoded, dataset, slots)
     checkpoint, lines = ranks.of_first(lambda: resume(run, folder))
     with ranks.together():
-        trainer = opened_trainer(
-            settings, base, dataset, checkpoint, lambda done, total: listen(Fitting(done, total)), ranks
-        )
+        trainer = opened_trainer(settings, base, dataset, checkpoint, _progress(listen, Fitting), ranks)
     record = Record(folder, trainer, lines, validation, listen)
     with base.encoders_on("cpu"):  # a step needs none of them
         yield from _steps(settings, trainer, batches, record)
     net = trainer.averaged_net()
     ranks.of_first(lambda: save_controlnet(net, folder.net_path, metadata=provenance(run, folder)))
     return net
+
+
+def _agreed_run(settings: TrainSettings, base: Base, dataset: PairDataset, ranks: Ranks) -> Run:
+    """The run as the first rank finds it, once it is sure that all mean the same one."""
+    run = ranks.of_first(lambda: find_run(settings, base, dataset))
+    ranks.check_equal(run_path(settings, base, dataset).name, "base, data or settings")
+    return run
+
+
+def _progress(listen: Callable[[Encoding | Fitting], None], event: type[Encoding] | type[Fitting]) -> Progress:
+    """What tells a listener of the progress of some work."""
+    return lambda done, total: listen(event(done, total))
 
 
 def _steps(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sys
 from collections.abc import Callable, Iterable
 from contextlib import closing
 from pathlib import Path
@@ -15,6 +16,7 @@ from torch import distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from controlnet_core import cli
 from controlnet_core.data.dataset import Progress
 from controlnet_core.evaluation.validation import Evaluation, Levels
 from controlnet_core.model.controlnet import ControlNet
@@ -125,3 +127,8 @@ def compare_gradients(out: Path, static_graph: bool) -> None:
     if static_graph:
         CopiedNet.__init__ = static  # type: ignore[method-assign]
     main(out, {"steps": 3})
+
+
+def command(argv: list[str]) -> None:
+    """The command line, which ends the process."""
+    sys.exit(cli.main(argv))
