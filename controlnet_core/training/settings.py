@@ -37,7 +37,7 @@ class TrainSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     steps: Count = Field(10_000, description="Number of optimizer steps.")
-    batch_size: Count = Field(4, description="Pairs in each step, of all processes together.")
+    batch_size: Count = Field(4, description="Pairs in each step.")
     learning_rate: float = Field(
         1e-5, gt=0, lt=1, description="The learning rate, constant between warm-up and cool-down."
     )

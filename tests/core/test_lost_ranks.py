@@ -81,3 +81,20 @@ def test_a_rank_that_freezes_is_named_though_nothing_fails(tmp_path: Path) -> No
     assert second.code is None, "it did not freeze"
     assert first.code == 1 and first.at - frozen < LONGEST_WAIT
     assert first.err.startswith("rank 0: error: rank 1 is gone"), first.err
+
+
+@pytest.mark.parametrize("sharded", [False, True])
+def test_an_evaluation_that_fails_ends_the_run_on_all_and_its_step_is_kept(sharded: bool, tmp_path: Path) -> None:
+    given = {"steps": STEPS, "sharded": sharded, "evaluation": {"every": AT}, "evaluations": 1}
+    first, second = StartedRanks(2, tmp_path, train_ranks.main, tmp_path, given).ended(LONGEST_WAIT)
+    assert (first.code, second.code) == (1, 1)
+    assert "ValueError: the evaluation fails" in first.err, first.err
+    assert "RankLostError: found that rank 0 failed; its own message says why" in second.err, second.err
+    check_kept(tmp_path)
+
+
+def test_ranks_that_mean_other_runs_are_refused(tmp_path: Path) -> None:
+    for process in StartedRanks(3, tmp_path, train_ranks.main, tmp_path, {"seeds": [0, 0, 1]}).ended(LONGEST_WAIT):
+        assert process.code == 1
+        assert "SettingError: found other base, data or settings on rank 2 than on rank 0" in process.err, process.err
+    assert not list(tmp_path.glob("*/run.json")), "a run was opened"

@@ -34,7 +34,14 @@ STEPS = 20
 
 
 class Measuring:
-    """A validation that only the first rank may use."""
+    """A validation that only the first rank may use.
+
+    Arguments:
+        times: How often it measures before it fails.
+    """
+
+    def __init__(self, times: int) -> None:
+        self.times = times
 
     def levels(self, progress: Progress | None = None) -> Levels:
         """Nothing to compare with."""
@@ -43,6 +50,9 @@ class Measuring:
     def evaluate(self, net: ControlNet, progress: Progress | None = None) -> Evaluation:
         """The sum of the weights, as a score."""
         assert os.environ.get("RANK", "0") == "0", "another rank than the first evaluates"
+        if not self.times:
+            raise ValueError("the evaluation fails")
+        self.times -= 1
         total = sum(float(weight.double().sum()) for weight in net.parameters())
         return Evaluation((total,), {}, torch.zeros(1, 3, 32, 32))
 
@@ -65,10 +75,9 @@ def run_folder(out: Path, **changes: Any) -> Path:  # noqa: ANN401 - of any sett
     return run_path(settings(out, **changes), base64(), PAIRS)
 
 
-def go(out: Path, ranks: Ranks, act: Callable[[int], None], changes: dict[str, Any]) -> None:
+def go(chosen: TrainSettings, ranks: Ranks, act: Callable[[int], None], evaluations: int) -> None:
     """Train to the end, or to what `act` does after a step."""
-    chosen = settings(out, **changes)
-    with closing(train(chosen, base64(), PAIRS, Measuring(), ranks=ranks)) as reports:
+    with closing(train(chosen, base64(), PAIRS, Measuring(evaluations), ranks=ranks)) as reports:
         for report in reports:
             print(json.dumps([report.step, report.loss, report.gradient_norm]), flush=True)
             act(report.step)
@@ -79,13 +88,16 @@ def main(out: Path, given: dict[str, Any]) -> None:
 
     Arguments:
         out: The folder of the runs.
-        given: Settings, and under "do" what one rank does after a step: {"at": 3, "rank": 1, "act": "stop"}.
+        given: Settings; under "do" what one rank does after a step: {"at": 3, "rank": 1, "act": "stop"}; under
+            "evaluations" how many of them succeed; under "seeds" one for each rank.
     """
     torch.set_num_threads(1)
     # A net trains in float32. Here it is to train in float64, where sums in another order are the same but for 1e-15.
     ControlNet.float = ControlNet.double  # type: ignore[method-assign]
     with joined_ranks(torch.device("cpu")) as ranks:
-        action = given.pop("do", {})
+        action, evaluations = given.pop("do", {}), given.pop("evaluations", STEPS)
+        if "seeds" in given:
+            given["seed"] = given.pop("seeds")[ranks.rank]
 
         def act(step: int) -> None:
             if (action.get("at"), action.get("rank")) != (step, ranks.rank):
@@ -100,7 +112,7 @@ def main(out: Path, given: dict[str, Any]) -> None:
                 case "freeze":
                     os.kill(os.getpid(), signal.SIGSTOP)
 
-        go(out, ranks, act, given)
+        go(settings(out, **given), ranks, act, evaluations)
 
 
 def compare_gradients(out: Path, static_graph: bool) -> None:
