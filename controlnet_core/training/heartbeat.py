@@ -19,8 +19,10 @@ if TYPE_CHECKING:
 BEAT_SECONDS = 1.0
 MISSED_AFTER_ERROR = 4
 """Beats without one of a rank's after which it is gone, where an operation with it has failed."""
-MISSED = 20
+MISSED = 18
 """The same where nothing has failed: a rank that writes a large checkpoint may miss some."""
+GRACE = 5
+"""Beats in which a rank can leave by itself once the run has ended."""
 NAMING_SECONDS = 10.0
 """The longest search for the rank to blame, once an operation has failed."""
 LINGERING_SECONDS = 3 * BEAT_SECONDS
@@ -121,11 +123,10 @@ class Heartbeat:
         """Beat, and listen to the others."""
         while not self._over.wait(BEAT_SECONDS):
             self._listen()
-            gone = self._gone(MISSED) if self.waiting and self.end is None else None
-            if gone is not None:
-                _exit(self.rank, self.end_for_all(gone))
+            if self.waiting and (gone := self._gone(MISSED)):
+                self.end_for_all(gone)
             self._waited = self._waited + 1 if self.waiting and self.end is not None else 0
-            if self.end is not None and self._waited >= MISSED:
+            if self.end is not None and self._waited > GRACE:
                 _exit(self.rank, self.end)
 
     def _listen(self) -> None:

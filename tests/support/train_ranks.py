@@ -27,6 +27,7 @@ from controlnet_core.training.ranks import Ranks
 from controlnet_core.training.resume import run_path
 from controlnet_core.training.run import train
 from controlnet_core.training.settings import EvaluationSettings, TrainSettings
+from controlnet_core.training.step import Trainer
 from tests.support.bases import SmallBase, small_base
 
 PAIRS = ShapesDataset(10, 32, seed=0)
@@ -83,6 +84,11 @@ def go(chosen: TrainSettings, ranks: Ranks, act: Callable[[int], None], evaluati
             act(report.step)
 
 
+def freeze(*_: object) -> None:
+    """Stop this process without ending it."""
+    os.kill(os.getpid(), signal.SIGSTOP)
+
+
 def main(out: Path, given: dict[str, Any]) -> None:
     """Train.
 
@@ -110,7 +116,9 @@ def main(out: Path, given: dict[str, Any]) -> None:
                 case "kill":
                     os.kill(os.getpid(), signal.SIGKILL)
                 case "freeze":
-                    os.kill(os.getpid(), signal.SIGSTOP)
+                    freeze()
+                case "freeze in the next step":
+                    Trainer.take_step = freeze  # type: ignore[method-assign,assignment]
 
         go(settings(out, **given), ranks, act, evaluations)
 
