@@ -20,8 +20,7 @@ from controlnet_core.data.in_memory import InMemoryDataset
 from controlnet_core.data.shuffled import ShuffledHints
 from controlnet_core.model.controlnet import ControlNet
 from controlnet_core.toy.shapes_dataset import ShapesDataset
-from controlnet_core.training import identity
-from controlnet_core.training import settings as settings_module
+from controlnet_core.training import devices, identity
 from controlnet_core.training.identity import BRANCH, TRUNK, WITHOUT_EFFECT, differences, run_name, trunk_of
 from controlnet_core.training.settings import EvaluationSettings, TrainSettings
 from controlnet_core.weights.load_base import load_base
@@ -58,6 +57,7 @@ def test_every_setting_has_one_part() -> None:
         {"average_on": "cpu"},
         {"activation_checkpointing": True},
         {"evaluation": EvaluationSettings(every=1, hints=3, guidance=2.0)},
+        {"sharded": True},
         {"device": "cuda:1"},
         {"out": Path("elsewhere")},
     ],
@@ -115,7 +115,7 @@ def test_a_run_is_named_by_what_a_preset_chooses_and_not_by_the_preset() -> None
 
 
 def test_what_is_usual_for_a_device_names_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(settings_module, "usual_precision", lambda device: "bfloat16")
+    monkeypatch.setattr(devices, "usual_precision", lambda device: "bfloat16")
     trunk = trunk_of(PLAIN, small_base(), PAIRS)
     assert trunk["precision"] == "bfloat16"
     assert name_of(PLAIN) == name_of(PLAIN.model_copy(update={"precision": "bfloat16"}))
