@@ -43,10 +43,10 @@ class Batch:
         return len(self.latents)
 
     def parts(self, count: int) -> Iterator[Batch]:
-        """Slice it into at most `count` batches of the same length; the last one may be shorter."""
-        length = math.ceil(len(self) / count)
-        for start in range(0, len(self), length):
-            rows = slice(start, start + length)
+        """Slice it into `count` batches, or as many as it has pairs, each as long as another or by one pair longer."""
+        count = min(count, len(self))
+        for number in range(count):
+            rows = slice(number * len(self) // count, (number + 1) * len(self) // count)
             yield Batch(
                 self.latents[rows], self.noise[rows], self.timesteps[rows], self.hints[rows], self.text[rows]
             )
@@ -134,23 +134,34 @@ def _autocast(device: torch.device, dtype: torch.dtype | None) -> AbstractContex
     return nullcontext() if dtype is None else torch.autocast(device.type, dtype, cache_enabled=False)
 
 
-def accumulate_gradients(loss_of: Callable[[Batch], Tensor], batch: Batch, parts: int) -> Tensor:
+def accumulate_gradients(
+    loss_of: Callable[[Batch], Tensor],
+    batch: Batch,
+    parts: int,
+    before_last: AbstractContextManager[object] | None = None,
+) -> Tensor:
     """Add the gradients of a batch's loss to the parameters, one part of the batch after another.
 
     Arguments:
         loss_of: The mean loss of a batch.
         batch: The whole batch.
         parts: How many parts at most.
+        before_last: What is entered for all parts but the last one, if anything.
 
     Returns:
         The loss of the whole batch, without a gradient.
     """
-    losses = []
-    for part in batch.parts(parts):
+
+
+    def added(part: Batch) -> Tensor:
         loss = loss_of(part) * (len(part) / len(batch))
         loss.backward()
-        losses.append(loss.detach())
-    return torch.stack(losses).sum()
+        return loss.detach()
+
+    *before, last = batch.parts(parts)
+    with before_last or nullcontext():
+        losses = [added(part) for part in before]
+    return torch.stack([*losses, added(last)]).sum()
 
 
 def loss_weights(weighting: LossWeighting, prediction: Prediction, sigma: Tensor) -> Tensor:

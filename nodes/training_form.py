@@ -20,6 +20,7 @@ FROM_GRAPH = ("device", "out", "base", "data")
 TOML_ONLY = (
     *("start_from", "hint_start", "loss_weighting", "timestep_density", "offset_noise", "pictures", "memory"),
     *(field.name for field in fields(MemoryChoices)),
+    "sharded",
 )
 """Settings without a widget: `settings_toml` may hold them."""
 EVALUATION = "evaluation"

@@ -6,6 +6,7 @@ which gives the exit code: 0 done, 1 failed, 2 wrong usage, 130 interrupted and 
 
 from __future__ import annotations
 
+import os
 import sys
 from argparse import RawDescriptionHelpFormatter
 from collections.abc import Sequence
@@ -66,7 +67,8 @@ def make_parser() -> Parser:
 
 def _run(command_line: list[str]) -> int:
     """Run a command; if it does not finish, say why."""
-    as_json = "--json" in command_line
+    speaks = os.environ.get("RANK", "0") == "0"  # of the processes that torchrun starts, one
+    as_json = speaks and "--json" in command_line
     try:
         arguments = make_parser().parse_args(command_line)
     except SystemExit:  # help or version was asked for and printed
@@ -81,7 +83,8 @@ def _run(command_line: list[str]) -> int:
         print_error(Interrupted("stopped at once; the same command starts again"), as_json)
         return INTERRUPTED
     except Interrupted as error:
-        print_error(error, as_json)
+        if speaks:
+            print_error(error, as_json)
         return INTERRUPTED
     except ControlNetCoreError as error:
         print_error(error, as_json)

@@ -7,7 +7,7 @@ import os
 import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from types import MappingProxyType
 from typing import Any, TextIO
 
@@ -48,6 +48,16 @@ class Interrupted(Exception):
     def __init__(self, message: str, facts: Mapping[str, Any] = MappingProxyType({})) -> None:
         super().__init__(message)
         self.facts = facts
+
+
+@contextmanager
+def speaking(aloud: bool) -> Iterator[None]:
+    """Say nothing, unless aloud: of several processes that do the same, one speaks."""
+    if aloud:
+        yield
+        return
+    with open(os.devnull, "w", encoding="utf-8") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
+        yield
 
 
 def note(text: str) -> None:

@@ -1,4 +1,4 @@
-"""Progress bars on standard error: bars that know their numbers, and a Ctrl-C that waits for the end of a step."""
+"""Progress bars on standard error: bars that know their numbers, and a stop that waits for the end of a step."""
 
 from __future__ import annotations
 
@@ -62,29 +62,38 @@ class Bar:
 
 
 class Interruption:
-    """A context in which the first Ctrl-C is only noted, and the second raises KeyboardInterrupt.
+    """A context in which Ctrl-C and SIGTERM are only noted; a second Ctrl-C raises KeyboardInterrupt.
 
     Arguments:
         message: What is printed at the first.
+        patient: Whether a second Ctrl-C is only noted, too: torchrun passes on the one that the terminal has sent.
 
     Attributes:
-        asked: Whether Ctrl-C was pressed.
+        asked: Whether this process was asked to stop.
+        terminated: Whether that was by SIGTERM, which is soon followed by a kill.
     """
 
-    def __init__(self, message: str) -> None:
+    def __init__(self, message: str, patient: bool = False) -> None:
         self.message = message
+        self.patient = patient
         self.asked = False
+        self.terminated = False
 
     def __enter__(self) -> Interruption:
-        self._before = signal.signal(signal.SIGINT, self._first)
+        self._before = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
         return self
 
     def __exit__(self, *exception: object) -> None:
-        signal.signal(signal.SIGINT, self._before)
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
 
-    def _first(self, number: int, frame: FrameType | None) -> None:
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self.terminated = self.terminated or number == signal.SIGTERM
+        if self.asked:
+            return
         self.asked = True
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        if not self.patient:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
         note(self.message)
 
 

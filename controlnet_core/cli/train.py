@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UNREADABLE
-from .output import note
+from .output import note, speaking
 from .parser import Commands, new_command
 from .picture_files import check_writable
 from .watch import print_run, train_watched
 
 if TYPE_CHECKING:
+    import torch
+
     from ..base import Base
     from ..data.dataset import PairDataset
     from ..training.job import FolderData, ShapesData, TrainJob
@@ -24,8 +26,9 @@ Train a ControlNet on a locked base, as a settings file in TOML says. Each run
 has a folder, named by everything that affects its net. If interrupted, the same
 command resumes; a finished run is read back. With more steps, or another
 cool-down, a run starts from the furthest checkpoint that it shares with an
-earlier one. Ctrl-C ends the step, writes a checkpoint and exits with 130; a
-second Ctrl-C stops at once."""
+earlier one. Ctrl-C and SIGTERM end the step, write a checkpoint and exit with
+130; a second Ctrl-C stops at once. Started by torchrun, several processes, each
+with a GPU of its own, train one net."""
 
 EPILOG = """\
 SETTINGS.toml may hold the following; what it leaves out has the value shown.
@@ -40,6 +43,9 @@ or, instead of the last table,
 example, with a file of two lines:
   printf '[data]\\nkind = "shapes"\\n' > shapes.toml
   controlnet-core train shapes.toml --set steps=600 --set learning_rate=3e-4
+
+the same on the eight GPUs of one machine:
+  torchrun --nproc-per-node 8 -m controlnet_core train shapes.toml
 """
 
 
@@ -66,17 +72,23 @@ def _epilog() -> str:
 def run(arguments: argparse.Namespace) -> int:
     """Run the command."""
     from ..training.job import read_job
+    from ..training.launch import device_of_rank, joined_ranks
+    from .device import chosen_device
 
     given = {"base.path": arguments.base, "out": arguments.out}
     changes = dict(arguments.changes) | {name: value for name, value in given.items() if value is not None}
     job = read_job(arguments.settings, changes)
-    check_writable(job.settings.out)
-    base, dataset, validation = opened(job)
-    if validation is None:
-        note("too few pairs to hold any out: how well hints are followed is not measured")
-    title = f"{base.family.unet.family} ControlNet trained on {described(job.data)}"
-    path, report = train_watched(job.settings, base, dataset, validation, title, arguments.tensorboard)
-    print_run(path, report, arguments.json)
+    device = chosen_device(device_of_rank(job.settings.device))
+    with joined_ranks(device) as ranks, speaking(ranks.is_first):
+        check_writable(job.settings.out)
+        base, dataset, validation = opened(job, device)
+        if validation is None:
+            note("too few pairs to hold any out: how well hints are followed is not measured")
+        title = f"{base.family.unet.family} ControlNet trained on {described(job.data)}"
+        path, report = train_watched(
+            job.settings, base, dataset, validation, title, arguments.tensorboard, ranks
+        )
+        print_run(path, report, arguments.json)
     return 0
 
 
@@ -92,15 +104,13 @@ def change(text: str) -> tuple[str, Any]:
     return key.strip(), values["value"] if len(values) == 1 else value
 
 
-def opened(job: TrainJob) -> tuple[Base, PairDataset, ShownValidation | None]:
+def opened(job: TrainJob, device: torch.device) -> tuple[Base, PairDataset, ShownValidation | None]:
     """Load the base and open the data of a job."""
     import torch
 
     from ..training.open_data import open_data
     from ..weights.load_base import load_base
-    from .device import chosen_device
 
-    device = chosen_device(job.settings.device)
     note(f"loading the base {job.base.path}")
     base = load_base(job.base.path, device=device, dtype=torch.float32, tokenizer=job.base.tokenizer)
     return base, *open_data(job.data, job.settings, base)

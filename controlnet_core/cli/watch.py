@@ -13,11 +13,13 @@ if TYPE_CHECKING:
     from ..base import Base
     from ..data.dataset import PairDataset
     from ..training.events import Event
+    from ..training.ranks import Ranks
     from ..training.report import ShownValidation
     from ..training.session import Listener
     from ..training.settings import TrainSettings
 
-STOPPING = "finishing this step and writing a checkpoint; Ctrl-C again stops at once"
+STOPPING = "finishing this step and writing a checkpoint"
+AT_ONCE = "; Ctrl-C again stops at once"
 RESUMES = "the same command resumes from there"
 
 
@@ -27,15 +29,16 @@ class TrainingView:
     Arguments:
         settings: The run's settings.
         path: The run's folder.
+        several: Whether several processes train.
     """
 
-    def __init__(self, settings: TrainSettings, path: Path) -> None:
+    def __init__(self, settings: TrainSettings, path: Path, several: bool = False) -> None:
         from ..training.session import Recent
 
         self.path = path
         self._recent = Recent(settings)
         self._open = ExitStack()
-        self._interruption = Interruption(STOPPING)
+        self._interruption = Interruption(STOPPING if several else STOPPING + AT_ONCE, patient=several)
         self._encoding, self._training = Bar("encoding", "part"), Bar("training", "step")
         self._fitting = Bar("fitting the hint encoder", "step")
 
@@ -51,9 +54,18 @@ class TrainingView:
         """Show an event.
 
         Raises:
-            Interrupted: If Ctrl-C was pressed and everything up to here can be kept.
+            Interrupted: If the process was asked to stop and everything up to here can be kept.
         """
-        from ..training.events import Encoding, Evaluated, Fitting, Memory, Opened, Stepped, event_lines
+        from ..training.events import (
+            Drawing,
+            Encoding,
+            Evaluated,
+            Fitting,
+            Memory,
+            Opened,
+            Stepped,
+            event_lines,
+        )
 
         if isinstance(event, Opened | Memory | Evaluated):  # how a run ends, the command says itself
             for line in event_lines(event):
@@ -70,6 +82,11 @@ class TrainingView:
                 self._fitting.show(done, total)
                 if self._interruption.asked:
                     raise Interrupted(f"stopped at once, before the first step; {RESUMES}", {"folder": str(self.path)})
+            case Drawing() if self._interruption.terminated:
+                raise Interrupted(
+                    f"stopped at once; every step is kept in {self.path}; {RESUMES} and draws these hints again",
+                    {"folder": str(self.path)},
+                )
             case Stepped(step=step, steps=steps) | Evaluated(step=step, steps=steps):
                 self._training.show(step, steps, **self._numbers())
                 if self._interruption.asked and step < steps:
@@ -92,6 +109,7 @@ def train_watched(
     validation: ShownValidation | None,
     title: str,
     tensorboard: bool = False,
+    ranks: Ranks | None = None,
 ) -> tuple[Path, dict[str, Any]]:
     """Train with a progress bar, or resume training, and write the run's report.
 
@@ -102,35 +120,41 @@ def train_watched(
         validation: What measures the net as it trains; None measures nothing.
         title: The headline of the report.
         tensorboard: Whether to write TensorBoard's files, too.
+        ranks: The processes that train together; None is this one alone.
 
     Returns:
         The run's folder, and the content of its report.
 
     Raises:
-        Interrupted: If Ctrl-C was pressed.
+        Interrupted: If this process or another one was asked to stop.
+        RankLostError: If another process failed or is gone.
         SettingError: If TensorBoard is asked for and not installed.
         TrainingError: If the loss is not finite.
         WriteError: If the run's folder cannot be written.
     """
+    from ..training.ranks import ALONE, RankStopped
     from ..training.session import Session
 
-    session = Session(settings, base, dataset, validation, title)
+    ranks = ranks or ALONE
+    session = Session(settings, base, dataset, validation, title, ranks)
     path = session.run.path
 
     try:
         with ExitStack() as views:
             listeners: list[Listener] = []
-            if tensorboard:
+            if tensorboard and ranks.is_first:
                 from ..training.tensorboard import TensorBoard
 
                 listeners.append(views.enter_context(TensorBoard(path)))
-            listeners.append(views.enter_context(TrainingView(settings, path)))
+            listeners.append(views.enter_context(TrainingView(settings, path, ranks.count > 1)))
 
             def listen(event: Event) -> None:
                 for listener in listeners:
                     listener(event)
 
             report = session.go(listen)
+    except RankStopped as stop:
+        raise Interrupted(f"{stop}; what is done is kept in {path}; {RESUMES}", {"folder": str(path)}) from None
     except KeyboardInterrupt:
         message = f"stopped at once; what was done after the last checkpoint in {path} is lost; {RESUMES}"
         raise Interrupted(message, {"folder": str(path)}) from None

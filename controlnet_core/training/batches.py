@@ -17,7 +17,7 @@ from .settings import TrainSettings
 
 @dataclass(frozen=True, eq=False)
 class Draws:
-    """The random draws of one step, for each of its B slots.
+    """The random draws of one step, for each of B slots.
 
     Attributes:
         pairs: The pair of each slot, B indices.
@@ -44,23 +44,30 @@ class StepDraws:
         pairs: Number of pairs.
         latent_shape: (C, h, w).
         timesteps: Length of the noise schedule.
+        slots: The slots that are drawn; None means all.
     """
 
-    def __init__(self, settings: TrainSettings, pairs: int, latent_shape: tuple[int, ...], timesteps: int) -> None:
+    def __init__(
+        self,
+        settings: TrainSettings,
+        pairs: int,
+        latent_shape: tuple[int, ...],
+        timesteps: int,
+        slots: range | None = None,
+    ) -> None:
         self.settings = settings
         self.pairs = pairs
         self.latent_shape = latent_shape
         self.timesteps = timesteps
+        self.slots = range(settings.batch_size) if slots is None else slots
         self._epoch = -1
         self._order: list[int] = []
 
     def at(self, step: int) -> Draws:
         """The draws of step `step`, counted from 0."""
-        batch_size = self.settings.batch_size
-        rows = [self._slot(step, slot) for slot in range(batch_size)]
-        positions = range(step * batch_size, (step + 1) * batch_size)
+        rows = [self._slot(step, slot) for slot in self.slots]
         return Draws(
-            pairs=[self._pair_at(position) for position in positions],
+            pairs=[self._pair_at(step * self.settings.batch_size + slot) for slot in self.slots],
             timesteps=torch.tensor([timestep for timestep, _, _ in rows]),
             dropped=[coin < self.settings.prompt_drop for _, coin, _ in rows],
             noise=torch.stack([normals[0] for _, _, normals in rows]),
@@ -100,13 +107,23 @@ class Batches:
         base: The base, on whose device batches are used.
         encoded: The encoded pairs.
         dataset: Where hints come from of which the cache has no copy.
+        slots: The slots of each batch that are wanted; None means all.
     """
 
-    def __init__(self, settings: TrainSettings, base: Base, encoded: EncodedDataset, dataset: PairDataset) -> None:
+    def __init__(
+        self,
+        settings: TrainSettings,
+        base: Base,
+        encoded: EncodedDataset,
+        dataset: PairDataset,
+        slots: range | None = None,
+    ) -> None:
         self.base = base
         self.encoded = encoded
         self.dataset = dataset
-        self.draws = StepDraws(settings, len(dataset), encoded.latent_shape, len(base.schedule.alphas_cumprod))
+        self.draws = StepDraws(
+            settings, len(dataset), encoded.latent_shape, len(base.schedule.alphas_cumprod), slots
+        )
 
     def at(self, step: int) -> Batch:
         """What step `step`, counted from 0, trains on: drawn on the CPU and moved to the base's device."""

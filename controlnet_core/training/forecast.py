@@ -22,7 +22,7 @@ from ..objective import Batch, accumulate_gradients, control_loss
 from ..schedule import NoiseSchedule
 from .counted_layers import counted_attention, counted_operations
 from .live_memory import LiveMemory
-from .memory import PRESETS, MemoryChoices, Preset, preset_choices
+from .memory import PRESETS, MemoryChoices, Preset
 from .optimizer import state_bytes, update_bytes
 from .settings import TrainSettings
 
@@ -42,12 +42,14 @@ class Work:
         size: Height and width of the pictures in pixels.
         hint_channels: Channels of the hints.
         tokens: Tokens of a caption.
+        processes: How many share each batch, and each have a copy of the net.
     """
 
     config: UNetConfig
     size: tuple[int, int]
     hint_channels: int = 3
     tokens: int = 77
+    processes: int = 1
 
     def batch(self, rows: int) -> Batch:
         """A batch of `rows` pairs without numbers."""
@@ -97,15 +99,15 @@ class Forecast:
 
 def forecast(work: Work, settings: TrainSettings, device: torch.device) -> Forecast:
     """What a step of a run will take on a device, which need not be there."""
-    return counted(work, settings.choices(work.config, device), settings, device.type)
+    return counted(work, settings.choices(work.config, device, work.processes), settings, device.type)
 
 
 def fitting_preset(work: Work, settings: TrainSettings, device: torch.device, memory: int) -> Preset | None:
     """The largest preset whose step fits into so many bytes, if it decides everything; None if none does."""
     likely = [preset for preset in PRESETS if preset * 1e9 < 1.1 * memory] or PRESETS[:1]
+    undecided = settings.model_copy(update=dict.fromkeys(field.name for field in fields(MemoryChoices)))
     for preset in reversed(likely):
-        choices = preset_choices(preset, work.config, settings.batch_size)
-        if counted(work, choices, settings, device.type).total <= memory:
+        if forecast(work, undecided.model_copy(update={"memory": preset}), device).total <= memory:
             return preset
     return None
 
@@ -145,11 +147,12 @@ def counted(work: Work, choices: MemoryChoices, settings: TrainSettings, device_
 
 def _step(work: Work, choices: MemoryChoices, settings: TrainSettings, unet: UNet, net: ControlNet) -> int:
     """The peak of a step beside weights, state and average."""
-    length = math.ceil(settings.batch_size / choices.gradient_accumulation)
-    rows = min(settings.batch_size, COUNTED_PARTS * length)
+    pairs = math.ceil(settings.batch_size / work.processes)
+    length = math.ceil(pairs / choices.gradient_accumulation)
+    rows = min(pairs, COUNTED_PARTS * length)
     schedule = NoiseSchedule.scaled_linear()
     pair = work.batch(1)
-    others = (settings.batch_size - rows) * _bytes(
+    others = (pairs - rows) * _bytes(
         (pair.latents, pair.noise, pair.hints, pair.text.context, *([] if pair.text.y is None else [pair.text.y]))
     )
 
@@ -161,7 +164,8 @@ def _step(work: Work, choices: MemoryChoices, settings: TrainSettings, unet: UNe
         with recomputing(*((net, unet.decoder) if choices.activation_checkpointing else ())):
             accumulate_gradients(loss_of, batch, math.ceil(rows / length))
     updating = memory.live + update_bytes(list(net.parameters()))
-    return int(others + max(memory.peak, updating))
+    buckets = _bytes(net.parameters()) if work.processes > 1 else 0  # of DDP, for all gradients
+    return int(others + buckets + max(memory.peak, updating))
 
 
 def _dtype(name: str) -> torch.dtype:

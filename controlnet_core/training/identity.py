@@ -60,6 +60,7 @@ WITHOUT_EFFECT = (
     "gradient_accumulation",
     "activation_checkpointing",
     "average_on",
+    "sharded",
     "device",
     "out",
 )

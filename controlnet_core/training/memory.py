@@ -22,7 +22,7 @@ class MemoryChoices:
     """The settings of a run that a card's memory decides; `TrainSettings` describes them.
 
     Attributes:
-        gradient_accumulation: Parts of a batch that are computed one after another.
+        gradient_accumulation: Parts of a batch, or of a process's share of one, that are computed one after another.
         activation_checkpointing: Whether blocks are computed again for gradients.
         precision: What the locked UNet and the net's forward pass compute in.
         weights_dtype: The dtype of the net's weights.
@@ -69,13 +69,13 @@ SDXL: Mapping[Preset, tuple[MemoryChoices, int]] = MappingProxyType(
 """For SDXL, which 8 and 12 GB do not hold."""
 
 
-def preset_choices(preset: Preset, config: UNetConfig, batch_size: int) -> MemoryChoices:
+def preset_choices(preset: Preset, config: UNetConfig, pairs: int) -> MemoryChoices:
     """What a preset chooses.
 
     Arguments:
         preset: The card's memory in GB.
         config: The base.
-        batch_size: Pairs in a step.
+        pairs: Those that a process computes in a step.
     """
     recipe, at_once = (SD if config.vector_dim is None else SDXL)[preset]
-    return replace(recipe, gradient_accumulation=math.ceil(batch_size / at_once))
+    return replace(recipe, gradient_accumulation=math.ceil(pairs / at_once))

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from ..errors import SettingError
 from ..keyed import keyed_seed
 from .memory import OptimizerName
+from .parallel_net import sharded_like
 
 EIGHT_BIT = "bitsandbytes"
 EIGHT_BIT_DEVICES = ("cuda", "cpu", "xpu")
@@ -71,19 +72,27 @@ class NetOptimizer:
 
     @torch.no_grad()
     def _update_rounded(self, step: int, first: int, portion: list[nn.Parameter]) -> None:
-        """Update some of the weights in float32, and round them by chance."""
-        for parameter in portion:
-            gradient, parameter.grad = parameter.grad, None
-            parameter.data = parameter.data.float()
-            parameter.grad = None if gradient is None else gradient.float()
-        self._group["params"] = portion
+        """Update some of the weights in float32, and round them by chance.
+
+        The parameters themselves keep their dtype: where copies are trained, DDP would lose sight of them.
+        """
+        exact = [_in_float32(parameter) for parameter in portion]
+        self._hand_over(portion, exact)
+        self._group["params"] = exact
         self._adamw.step()
         self._group["params"] = self.parameters
-        for number, parameter in enumerate(portion, start=first):
-            parameter.grad = None
+        self._hand_over(exact, portion)
+        for number, (parameter, weight) in enumerate(zip(portion, exact, strict=True), start=first):
             generator = torch.Generator(parameter.device)
             generator.manual_seed(keyed_seed("rounding", self.seed, step, number))
-            parameter.data = rounded_by_chance(parameter.data, generator)
+            parameter.copy_(rounded_by_chance(weight, generator))
+
+    def _hand_over(self, owners: Sequence[Tensor], heirs: Sequence[Tensor]) -> None:
+        """Let parameters have the state of others."""
+        states = self._adamw.state
+        for owner, heir in zip(owners, heirs, strict=True):
+            if owner in states:
+                states[heir] = states.pop(owner)
 
     def state(self) -> dict[str, Tensor]:
         """Everything needed to go on from here: tensors, named by the parameter's number and their own name."""
@@ -100,7 +109,7 @@ class NetOptimizer:
         for key, value in state.items():
             number, name = key.split(".")
             parameter = self.parameters[int(number)]
-            self._adamw.state[parameter][name] = self._restored(name, value, parameter.device)
+            self._adamw.state[parameter][name] = self._restored(name, value, parameter)
         for values in self._adamw.state.values():
             values.update(self._fixed if "absmax1" in values else {})
 
@@ -109,11 +118,11 @@ class NetOptimizer:
         self._adamw.zero_grad()
         self._adamw.state.clear()
 
-    def _restored(self, name: str, value: Tensor, device: torch.device) -> Tensor | int:
+    def _restored(self, name: str, value: Tensor, parameter: Tensor) -> Tensor | int:
         """A part of the state as the optimizer keeps it: only fused kernels count their steps on the device."""
         if name == "step" and not self._adamw.defaults.get("fused"):
             return int(value) if self._fixed else value
-        return value.to(device)
+        return sharded_like(value.to(parameter.device), parameter)
 
 
 def state_bytes(parameters: Sequence[Tensor], kind: OptimizerName) -> int:
@@ -143,6 +152,14 @@ def rounded_by_chance(exact: Tensor, generator: torch.Generator) -> Tensor:
     chance = torch.randint(cut, exact.shape, dtype=torch.int32, device=exact.device, generator=generator)
     bits = chance.add_(exact.contiguous().view(torch.int32)).bitwise_and_(-cut)
     return bits.view(torch.float32).to(torch.bfloat16)
+
+
+def _in_float32(parameter: nn.Parameter) -> Tensor:
+    """A parameter's weights and gradient in float32; it gives its own gradient up."""
+    exact, gradient = parameter.detach().float(), parameter.grad
+    exact.grad = None if gradient is None else gradient.float()
+    parameter.grad = None
+    return exact
 
 
 def _portions(parameters: Sequence[nn.Parameter]) -> Iterator[tuple[int, list[nn.Parameter]]]:

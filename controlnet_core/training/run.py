@@ -25,15 +25,15 @@ from .devices import unet_in, unet_on
 from .events import Drawing, Encoding, Fitting
 from .hint_start import show_hints_as_latents
 from .identity import start_file
-from .metrics import Measured, MetricsLine
-from .resume import Run, find_run, resume
+from .parallel_net import check_shardable
+from .ranks import ALONE, RankLostError, Ranks, RankStopped
+from .record import Record
+from .resume import Run, find_run, resume, run_path
 from .run_folder import RunFolder
 from .settings import TrainSettings
 from .step import StepReport, Trainer
 
 RunListener = Callable[[Encoding | Fitting | Drawing], None]
-SAMPLES = 6
-"""Pictures of an evaluation that are kept."""
 DESCRIBED_HINTS = 32
 """So many hints tell what they look like."""
 
@@ -44,6 +44,7 @@ def train(
     dataset: PairDataset,
     validation: Validation | None = None,
     listen: RunListener = lambda event: None,
+    ranks: Ranks = ALONE,
 ) -> Generator[StepReport, None, ControlNet]:
     """Train a ControlNet, or resume training it.
 
@@ -55,6 +56,9 @@ def train(
     is on the CPU: the UNet while pairs are encoded; then autoencoder and text encoders, but for evaluations, and in
     bfloat16 the UNet's own weights. All are back when the run ends or is closed.
 
+    Several processes that call this train one net, each on its part of every batch, and hand out the same reports. If
+    one of them is closed, all stop. Only the first writes into the run's folder.
+
     Arguments:
         settings: The run's settings.
         base: The locked base.
@@ -62,6 +66,7 @@ def train(
         validation: What measures the net as it trains. If it raises, a checkpoint is written.
         listen: Called with the progress of encoding pairs, fitting the hint encoder and drawing held-out hints. If it
             raises, the run stops.
+        ranks: The processes that train together.
 
     Returns:
         The trained net: the moving average of the weights, also in the run's `controlnet.safetensors`; it is where the
@@ -72,27 +77,24 @@ def train(
             finite.
         FamilyMismatchError: If the net to start from has other sizes than this one.
         HintError: If hints without three channels are to be shown as latents.
-        SettingError: If there is no net to start from, or the device cannot do what the settings say.
+        RankLostError, RankStopped: If another process failed, is gone, or was stopped.
+        SettingError: If there is no net to start from, the device or several processes cannot do what the settings say,
+            or a process has no pair in a batch, or not the others' data.
         TrainingError: If the loss is not finite.
         WriteError: If the run's folder cannot be written.
     """
-    run = find_run(settings, base, dataset)
-    if run.finished:
+    listen, slots = ranks.hearing(listen), ranks.slots(settings.batch_size)
+    run = _agreed_run(settings, base, dataset, ranks)
+    if ranks.of_first(lambda: run.finished):
         return load_controlnet(run.net_path, device=base.device)
-    for note in pair_notes(dataset):
-        warnings.warn(note, PairsWarning, stacklevel=2)
-    folder = run.open()
-    with unet_on(base, "cpu"):
-        encoded = encode_dataset(
-            base, dataset, settings.out / "cache", lambda done, total: listen(Encoding(done, total))
-        )
+    folder = _opened(run, base, dataset, ranks)
+    with ranks.together(), unet_on(base, "cpu"):
+        encoded = encode_dataset(base, dataset, settings.out / "cache", _progress(listen, Encoding))
         net = initial_net(settings, base, dataset)
-    batches = Batches(settings, base, encoded, dataset)
+    batches = Batches(settings, base, encoded, dataset, slots)
     with unet_in(base, settings.choices(base.unet.config, base.device).precision):
-        net = yield from _trained(run, base, dataset, batches, net, validation, listen)
-    hints = dataset.hints(range(min(len(dataset), DESCRIBED_HINTS)))
-    described = {METADATA_KEY: HintStatistics.of(hints).text}
-    save_controlnet(net, folder.net_path, metadata={**provenance(run, folder), **described})
+        net = yield from _trained(run, base, dataset, batches, net, validation, listen, ranks)
+    ranks.of_first(lambda: _save(net, run, folder, dataset))
     return net
 
 
@@ -104,13 +106,14 @@ def _trained(
     net: ControlNet,
     validation: Validation | None,
     listen: RunListener,
+    ranks: Ranks,
 ) -> Generator[StepReport, None, ControlNet]:
     """All that is left of a run whose pairs are encoded, and then its net."""
     folder = RunFolder(run.path)
-    checkpoint, lines = resume(run, folder)
-    trainer = opened_trainer(
-        run.settings, base, dataset, checkpoint, lambda done, total: listen(Fitting(done, total)), net
-    )
+    checkpoint, lines = ranks.of_first(lambda: resume(run, folder))
+    with ranks.together():
+        fitting = _progress(listen, Fitting)
+        trainer = opened_trainer(run.settings, base, dataset, checkpoint, fitting, net, ranks)
     try:
         with base.encoders_on("cpu"):  # a step needs none of them
             yield from _steps(run.settings, trainer, batches, Record(folder, trainer, lines, validation, listen))
@@ -119,24 +122,66 @@ def _trained(
         trainer.release()
 
 
+def _save(net: ControlNet, run: Run, folder: RunFolder, dataset: PairDataset) -> None:
+    """Write the trained net, with how it was trained and what its hints look like."""
+    hints = dataset.hints(range(min(len(dataset), DESCRIBED_HINTS)))
+    described = {METADATA_KEY: HintStatistics.of(hints).text}
+    save_controlnet(net, folder.net_path, metadata={**provenance(run, folder), **described})
+
+
+def _agreed_run(settings: TrainSettings, base: Base, dataset: PairDataset, ranks: Ranks) -> Run:
+    """The run as the first rank finds it, once it is sure that all mean the same one."""
+    run = ranks.of_first(lambda: find_run(settings, base, dataset))
+    ranks.check_equal(run_path(settings, base, dataset).name, "base, data or settings")
+    return run
+
+
+def _opened(run: Run, base: Base, dataset: PairDataset, ranks: Ranks) -> RunFolder:
+    """The folder of a run that is to be trained, once the ranks are sure to be able to; the first one warns."""
+    if ranks.shards(run.settings.sharded):
+        check_shardable(run.settings.choices(base.unet.config, base.device))
+    if ranks.is_first:
+        for note in pair_notes(dataset):
+            warnings.warn(note, PairsWarning, stacklevel=3)
+    return ranks.of_first(run.open)
+
+
+def _progress(listen: RunListener, event: type[Encoding] | type[Fitting]) -> Progress:
+    """What tells a listener of the progress of some work."""
+    return lambda done, total: listen(event(done, total))
+
+
 def _steps(
     settings: TrainSettings, trainer: Trainer, batches: Batches, record: Record
 ) -> Generator[StepReport, None, None]:
     """The steps that are left, with their evaluations and checkpoints."""
+    ranks = trainer.ranks
     try:
         if record.lacks_evaluation:
-            yield record.add(record.evaluated(StepReport(trainer.step, None, 0.0, 0.0)))
+            report = record.evaluated(StepReport(trainer.step, None, 0.0, 0.0))
+            yield from _handed_out(record.add(report), ranks)
         while trainer.step < settings.steps:
-            report = trainer.take_step(batches.at(trainer.step))
+            with ranks.together():
+                report = trainer.take_step(batches.at(trainer.step))
             if record.evaluates_at(trainer.step):
                 report = record.evaluated(report)
             record.add(report)
             if settings.saves_at(trainer.step):
                 record.save()
-            yield report
-    except GeneratorExit:
+            yield from _handed_out(report, ranks)
+    except (GeneratorExit, RankStopped, RankLostError):
         record.save()
         raise
+
+
+def _handed_out(report: StepReport, ranks: Ranks) -> Generator[StepReport, None, None]:
+    """Hand out a report; where the caller of one rank stops, all stop."""
+    try:
+        yield report
+    except GeneratorExit:
+        ranks.stop_together(True)
+        raise
+    ranks.stop_together(False)
 
 
 def opened_trainer(
@@ -146,6 +191,7 @@ def opened_trainer(
     checkpoint: Checkpoint | None = None,
     progress: Progress | None = None,
     net: ControlNet | None = None,
+    ranks: Ranks = ALONE,
 ) -> Trainer:
     """The trainer as a checkpoint holds it; without one, before its first step.
 
@@ -156,6 +202,7 @@ def opened_trainer(
         checkpoint: Where the run resumes, if it does.
         progress: Told how far the hint encoder is fitted, where it is.
         net: What `initial_net` gives, if it is there already.
+        ranks: The processes that train together.
 
     Raises:
         CheckpointError, FamilyMismatchError: As `initial_net` does.
@@ -165,7 +212,7 @@ def opened_trainer(
     net = (net or initial_net(settings, base, dataset)).to(base.device)
     if checkpoint is None and settings.hint_start == "latents" and settings.start_from is None:
         show_hints_as_latents(net, base, dataset, settings.seed, progress)
-    trainer = Trainer(settings, base, net)
+    trainer = Trainer(settings, base, net, ranks)
     if checkpoint is not None:
         trainer.restore(checkpoint)
     return trainer
@@ -206,85 +253,13 @@ def provenance(run: Run, folder: RunFolder) -> dict[str, str]:
     scores = [line.evaluation.following for line in folder.metrics.read() if line.evaluation is not None]
     measured = {"training.following": f"{scores[-1]:.4f}"} if scores else {}
     started = {"training.start_from": run.trunk["start_from"]} if "start_from" in run.trunk else {}
+    settings = run.settings.model_dump(mode="json", exclude={"sharded", "device", "out", "start_from"})
     return {
         "training.version": __version__,
         "training.base": run.trunk["base"],
         "training.data": run.trunk["data"],
         "training.steps": str(run.settings.steps),
-        "training.settings": json.dumps(run.settings.model_dump(mode="json", exclude={"device", "out", "start_from"})),
+        "training.settings": json.dumps(settings),
         **started,
         **measured,
     }
-
-
-class Record:
-    """Keeps a run's folder in step with its trainer.
-
-    Arguments:
-        folder: The folder.
-        trainer: The trainer, before its first step or restored from a checkpoint.
-        lines: The metrics up to there.
-        validation: What measures the net; None measures nothing.
-        listen: Called with the progress of drawing held-out hints.
-
-    Attributes:
-        lacks_evaluation: Whether an evaluation of the weights that training starts from is due and missing.
-    """
-
-    def __init__(
-        self,
-        folder: RunFolder,
-        trainer: Trainer,
-        lines: list[MetricsLine],
-        validation: Validation | None,
-        listen: Callable[[Drawing], None],
-    ) -> None:
-        self.folder = folder
-        self.trainer = trainer
-        self.validation = validation
-        evaluated = any(line.step == trainer.step and line.evaluation is not None for line in lines)
-        self.lacks_evaluation = self.evaluates_at(trainer.step) and not evaluated
-        self._listen = listen
-        self._saved = trainer.step
-        self._session = 1 + max((line.session for line in lines), default=0)
-
-    def evaluates_at(self, step: int) -> bool:
-        """Whether following is measured after this many steps."""
-        if self.validation is None:
-            return False
-        settings = self.trainer.settings
-        return step == settings.steps or step % settings.evaluation_interval(self.validation.cost) == 0
-
-    def add(self, report: StepReport) -> StepReport:
-        """Add a step to the metrics, and its pictures to the samples."""
-        measured = None
-        if report.evaluation is not None:
-            settings = self.trainer.settings.evaluation.model_dump(mode="json")
-            measured = Measured.of(report.evaluation, report.evaluation_seconds, settings)
-            self.folder.write_samples(report.step, report.evaluation.pictures[:SAMPLES])
-        norm = None if report.loss is None else report.gradient_norm
-        self.folder.metrics.append(
-            MetricsLine(report.step, self._session, report.loss, norm, report.seconds, measured)
-        )
-        return report
-
-    def evaluated(self, report: StepReport) -> StepReport:
-        """Add an evaluation to the report of a step. If interrupted, the step is kept and the evaluation made later."""
-        if self.validation is None:
-            return report
-        try:
-            return self.trainer.evaluated(report, self.validation, self._drawing)
-        except BaseException:
-            if report.loss is not None:
-                self.add(report)
-                self.save()
-            raise
-
-    def save(self) -> None:
-        """Write a checkpoint, if there is anything new to keep."""
-        if self.trainer.step != self._saved:
-            self.folder.checkpoints.write(self.trainer.checkpoint(), self.trainer.settings.branch_step)
-            self._saved = self.trainer.step
-
-    def _drawing(self, done: int, total: int) -> None:
-        self._listen(Drawing(done, total))

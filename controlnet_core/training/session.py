@@ -16,6 +16,7 @@ from .events import Drawing, Evaluated, Event, Finished, Interrupted, Memory, Op
 from .forecast import GIB, Work, fitting_preset, forecast
 from .model_card import NAME as CARD
 from .model_card import model_card
+from .ranks import ALONE, Ranks
 from .report import REPORT, ShownValidation, write_run_report
 from .resume import Run, find_run
 from .run import train
@@ -48,6 +49,7 @@ class Session:
         dataset: The pairs.
         validation: What measures the net as it trains; None measures nothing.
         title: The headline of the report.
+        ranks: The processes that train together, each with a session; the first one writes.
 
     Attributes:
         run: The run, as it was found.
@@ -60,13 +62,15 @@ class Session:
         dataset: PairDataset,
         validation: ShownValidation | None,
         title: str,
+        ranks: Ranks = ALONE,
     ) -> None:
         self.settings = settings
         self.base = base
         self.dataset = dataset
         self.validation = validation
         self.title = title
-        self.run = find_run(settings, base, dataset)
+        self.ranks = ranks
+        self.run = ranks.of_first(lambda: find_run(settings, base, dataset))
 
     @property
     def finished(self) -> bool:
@@ -85,6 +89,7 @@ class Session:
 
         Raises:
             HintError: If a sample picture is missing or broken.
+            RankLostError, RankStopped: If another process failed, is gone or was stopped.
             TrainingError: If the loss is not finite.
             WriteError: If the run's folder cannot be written.
         """
@@ -92,12 +97,11 @@ class Session:
         listen(opened(self.run, None if cost is None else self.settings.evaluation_interval(cost)))
         folder = RunFolder(self.run.path)
         try:
-            if not self.run.finished:
-                listen(expected_memory(self.settings, self.base, self.dataset))
+            if not self.ranks.of_first(lambda: self.run.finished):
+                if self.ranks.is_first and not self.ranks.shards(self.settings.sharded):
+                    listen(expected_memory(self.settings, self.base, self.dataset, self.ranks.count))
                 self._train(listen)
-            report = folder.read_json(REPORT) if self.finished else None
-            if report is None:
-                report = self._report(folder, listen)
+            report = self.ranks.of_first(lambda: self._report(folder, listen))
         except BaseException:
             kept = self.settings.steps if self.run.finished else max(folder.checkpoints.steps(), default=0)
             listen(Interrupted(kept, self.settings.steps))
@@ -107,14 +111,17 @@ class Session:
 
     def _train(self, listen: Listener) -> None:
         """Do the steps that are left."""
-        reports = train(self.settings, self.base, self.dataset, self.validation, listen)
+        reports = train(self.settings, self.base, self.dataset, self.validation, listen, self.ranks)
         with closing(reports):  # between two steps this writes a checkpoint
             for report in reports:
                 for event in step_events(report, self.settings.steps):
                     listen(event)
 
     def _report(self, folder: RunFolder, listen: Listener) -> dict[str, Any]:
-        """Write report and model card of the finished run."""
+        """Write report and model card of the finished run, or read its report."""
+        kept = folder.read_json(REPORT) if self.finished else None
+        if kept is not None:
+            return kept
         precision = self.settings.choices(self.base.unet.config, self.base.device).precision
         with unet_in(self.base, precision):  # what is compared with the evaluations is drawn like them
             report = write_run_report(
@@ -144,11 +151,11 @@ def opened(run: Run, evaluation_interval: int | None) -> Opened:
     )
 
 
-def expected_memory(settings: TrainSettings, base: Base, dataset: PairDataset) -> Memory:
-    """What a step will take at its peak, and whether the base's device has as much."""
+def expected_memory(settings: TrainSettings, base: Base, dataset: PairDataset, processes: int = 1) -> Memory:
+    """What a step of one of several processes will take at its peak, and whether the base's device has as much."""
     hint, device = dataset.hints([0])[0], base.device
     tokens = max((encoder.context_length for encoder in base.family.text_encoders), default=Work.tokens)
-    work = Work(base.unet.config, (hint.shape[-2], hint.shape[-1]), len(hint), tokens)
+    work = Work(base.unet.config, (hint.shape[-2], hint.shape[-1]), len(hint), tokens, processes)
     taken, free = forecast(work, settings, device), free_memory(device)
     room = None if free is None else free + taken.context
     preset = None if room is None or taken.total <= room else fitting_preset(work, settings, device, room)

@@ -107,7 +107,8 @@ class TrainSettings(BaseModel):
     )
     gradient_accumulation: Count | None = Field(
         None,
-        description="Into how many parts a batch is split, which are computed one after another (default: 1).",
+        description="Into how many parts a batch is split, which are computed one after another; of several processes, "
+        "each splits its share (default: 1).",
         examples=[4],
     )
     activation_checkpointing: bool | None = Field(
@@ -139,19 +140,30 @@ class TrainSettings(BaseModel):
     average_on: Place | None = Field(
         None, description='Where the moving average is: "device" or "cpu" (default: device).', examples=["cpu"]
     )
+    sharded: bool = Field(
+        False,
+        description="Whether each of several processes keeps only its share of the weights and of the optimizer's "
+        "state (FSDP2).",
+    )
     device: str = Field("auto", description='The device, such as "cpu" or "cuda:1"; "auto" is cuda if there is one.')
     out: Path = Field(Path("runs"), description="The folder that holds the run folders.")
 
-    def choices(self, config: UNetConfig, device: torch.device) -> MemoryChoices:
-        """What is chosen for a base on a device: by the settings, where they say so, by `memory`, or as usual."""
+    def choices(self, config: UNetConfig, device: torch.device, processes: int = 1) -> MemoryChoices:
+        """What is chosen for a base on a device: by the settings, where they say so, by `memory`, or as usual.
+
+        Of several processes each has its share of a batch, and all split it into as many parts: no more than the
+        smallest share has pairs.
+        """
         from .devices import usual_precision  # loads torch, which describing settings does not need
 
         if self.memory is not None:
-            usual = preset_choices(self.memory, config, self.batch_size)
+            usual = preset_choices(self.memory, config, math.ceil(self.batch_size / processes))
         else:
             usual = MemoryChoices(precision=usual_precision(device))
         own = {field.name: getattr(self, field.name) for field in fields(MemoryChoices)}
-        return replace(usual, **{name: value for name, value in own.items() if value is not None})
+        chosen = replace(usual, **{name: value for name, value in own.items() if value is not None})
+        parts = min(chosen.gradient_accumulation, max(1, self.batch_size // processes))
+        return replace(chosen, gradient_accumulation=parts)
 
     @property
     def branch_step(self) -> int:

@@ -16,8 +16,12 @@ from torch import Tensor
 
 from controlnet_core.base import Base
 from controlnet_core.cli import main
+from controlnet_core.data.dataset import Progress
+from controlnet_core.evaluation.validation import Evaluation
 from controlnet_core.model.autoencoder import LatentDistribution
+from controlnet_core.model.controlnet import ControlNet
 from controlnet_core.objective import Batch
+from controlnet_core.toy.shapes_validation import ShapesValidation
 from controlnet_core.training.step import StepReport, Trainer
 from controlnet_core.weights.load import load_controlnet
 from tests.support.base_files import write_small_base
@@ -47,13 +51,13 @@ def command(base: Path, tmp_path: Path) -> list[str]:
     return ["train", str(tmp_path / "run.toml"), "--base", str(base), "--out", str(tmp_path / "runs")]
 
 
-def interrupting(times: int) -> Callable[[Trainer, Batch], StepReport]:
-    """A step during which Ctrl-C is pressed a number of times."""
+def interrupting(*signals: signal.Signals) -> Callable[[Trainer, Batch], StepReport]:
+    """A step during which Ctrl-C is pressed, or SIGTERM comes."""
     plain = Trainer.take_step
 
     def take_step(trainer: Trainer, batch: Batch) -> StepReport:
-        for _ in range(times):
-            signal.raise_signal(signal.SIGINT)
+        for number in signals:
+            signal.raise_signal(number)
         return plain(trainer, batch)
 
     return take_step
@@ -85,12 +89,13 @@ def test_a_run_is_reported_and_read_back(command: list[str], capsys: Capture) ->
     assert str(folder) in out and report["net"] in out and report["picture"] in out
 
 
-def test_ctrl_c_ends_the_step_and_the_same_command_resumes(
-    command: list[str], monkeypatch: pytest.MonkeyPatch, capsys: Capture
+@pytest.mark.parametrize("signals", [(signal.SIGINT,), (signal.SIGTERM,), (signal.SIGTERM, signal.SIGTERM)])
+def test_a_signal_ends_the_step_and_the_same_command_resumes(
+    command: list[str], signals: tuple[signal.Signals, ...], monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
-    handler = signal.getsignal(signal.SIGINT)
+    handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     with monkeypatch.context() as pressed:
-        pressed.setattr(Trainer, "take_step", interrupting(1))
+        pressed.setattr(Trainer, "take_step", interrupting(*signals))
         assert main([*command, "--json"]) == 130
     out, err = capsys.readouterr()
     stopped = json.loads(out)["interrupted"]
@@ -102,11 +107,28 @@ def test_ctrl_c_ends_the_step_and_the_same_command_resumes(
     report = json.loads(out)
     assert "it resumes from step 1" in err
     assert report["folder"] == stopped["folder"] and report["steps"] == 2
-    assert signal.getsignal(signal.SIGINT) is handler
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == handlers
+
+
+def test_sigterm_while_hints_are_drawn_stops_there_and_they_are_drawn_later(
+    command: list[str], monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    plain = ShapesValidation.evaluate
+
+    def evaluate(validation: ShapesValidation, net: ControlNet, progress: Progress | None = None) -> Evaluation:
+        signal.raise_signal(signal.SIGTERM)
+        return plain(validation, net, progress)
+
+    with monkeypatch.context() as terminated:
+        terminated.setattr(ShapesValidation, "evaluate", evaluate)
+        assert main([*command, "--set", "evaluation.every=1"]) == 130
+    assert "every step is kept" in capsys.readouterr().err
+    assert main([*command, "--set", "evaluation.every=1", "--json"]) == 0
+    assert [one["step"] for one in result(capsys)["evaluations"]] == [0, 1, 2]
 
 
 def test_a_second_ctrl_c_stops_at_once(command: list[str], monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
-    monkeypatch.setattr(Trainer, "take_step", interrupting(2))
+    monkeypatch.setattr(Trainer, "take_step", interrupting(signal.SIGINT, signal.SIGINT))
     assert main([*command, "--json"]) == 130
     out, err = capsys.readouterr()
     assert "interrupted: stopped at once" in err and "the same command resumes" in err

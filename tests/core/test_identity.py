@@ -57,6 +57,7 @@ def test_every_setting_has_one_part() -> None:
         {"average_on": "cpu"},
         {"activation_checkpointing": True},
         {"evaluation": EvaluationSettings(every=1, hints=3, guidance=2.0)},
+        {"sharded": True},
         {"device": "cuda:1"},
         {"out": Path("elsewhere")},
     ],

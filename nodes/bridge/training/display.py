@@ -25,7 +25,7 @@ from ....controlnet_core.training.events import (
     Stepped,
     event_lines,
 )
-from ....controlnet_core.training.run import SAMPLES
+from ....controlnet_core.training.record import SAMPLES
 from ....controlnet_core.training.session import Recent
 from ....controlnet_core.training.settings import TrainSettings
 from ..host.messages import show, warn
