@@ -73,8 +73,8 @@ def check_shardable(choices: MemoryChoices) -> None:
     if names:
         raise SettingError(
             found=f"sharded = true with {_listed(choices, names)}",
-            expected=_listed(usual, names),
-            do=f"set {' and '.join(names)} so, or sharded to false",
+            expected=f"{_listed(usual, names)} where each process keeps a share of the net",
+            do="set that, or sharded = false",
         )
 
 

@@ -97,6 +97,12 @@ def test_a_real_step_takes_what_was_forecast(changes: dict[str, Any], size: int)
     assert abs(ratio - 1) <= 0.1
 
 
+def test_each_of_several_processes_takes_its_share_of_a_batch_and_memory_for_all_gradients() -> None:
+    alone = forecast(Work(SMALL.unet, (64, 64)), TrainSettings(batch_size=2), CPU)
+    several = forecast(Work(SMALL.unet, (64, 64), processes=4), TrainSettings(batch_size=7), CPU)
+    assert several == replace(alone, step=alone.step + alone.net)
+
+
 def test_the_preset_that_fits_is_the_largest_one() -> None:
     settings = TrainSettings(batch_size=2)
     fits: Callable[[str, float], Preset | None] = lambda name, gib: fitting_preset(  # noqa: E731

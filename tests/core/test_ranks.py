@@ -147,10 +147,8 @@ def gradients_apart(out: Path, static_graph: bool = False, **changes: Any) -> li
 @pytest.mark.parametrize("optimizer", ["adamw", "adamw_8bit"])
 def test_copies_in_bfloat16_stay_equal(optimizer: str, out: Path) -> None:
     """DDP follows each parameter: an update may not put another one, or one of another dtype, in its place."""
-    changes = {"weights_dtype": "bfloat16", "optimizer": optimizer, "gradient_accumulation": 2}
+    changes: dict[str, Any] = {"weights_dtype": "bfloat16", "optimizer": optimizer, "gradient_accumulation": 2}
     assert max(gradients_apart(out, **changes)) == 0.0
-    parts = [load_file(train_ranks.run_folder(out, steps=3, **changes) / "controlnet.safetensors")]
-    assert parts
 
 
 @pytest.mark.parametrize(
@@ -168,8 +166,9 @@ def test_what_a_sharded_net_cannot_have_is_refused_before_anything_is_written(
     processes = trained(2, tmp_path, sharded=True, **changes)
     assert [process.code for process in processes] == [1, 1]
     for process in processes:
-        assert f"SettingError: sharded = true with {found}; expected" in process.err.replace("'", "")
-    assert not list(tmp_path.glob("*/"))
+        assert f"SettingError: found sharded = true with {found}; expected" in process.err
+        assert "sharded = false" in process.err
+    assert not list(tmp_path.glob("*/")), "there is a run folder or a cache"
 
 
 class Third(Ranks):

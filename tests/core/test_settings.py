@@ -53,6 +53,23 @@ def test_a_preset_decides_what_is_not_set(config: UNetConfig, preset: Preset, pa
     assert TrainSettings().choices(config, device) == MemoryChoices()
 
 
+@pytest.mark.parametrize(
+    ("batch_size", "chosen", "parts"),
+    [
+        (16, {"memory": 24}, (4, 2, 1)),  # at most 4 pairs at once
+        (6, {"memory": 12}, (6, 3, 1)),  # one at once, but a process with 1 pair has no 2 parts
+        (8, {"gradient_accumulation": 2}, (2, 2, 2)),
+        (5, {"gradient_accumulation": 4}, (4, 2, 1)),
+    ],
+)
+def test_several_processes_split_their_shares_into_as_many_parts(
+    batch_size: int, chosen: dict[str, Any], parts: tuple[int, ...]
+) -> None:
+    settings, device = TrainSettings(batch_size=batch_size, **chosen), torch.device("cpu")
+    found = [settings.choices(SD15, device, processes).gradient_accumulation for processes in (1, 2, 4)]
+    assert found == list(parts)
+
+
 def test_the_learning_rate_rises_and_falls() -> None:
     settings = TrainSettings(steps=10, learning_rate=0.5, warm_up_steps=3, cool_down_steps=4)
     rates = [settings.learning_rate_at(step) for step in range(10)]

@@ -168,7 +168,7 @@ def test_a_weighting_multiplies_the_error_of_each_row(weighting: LossWeighting) 
 @pytest.mark.parametrize("prediction", ["eps", "v"])
 @pytest.mark.parametrize(("rows", "parts"), [(4, 2), (4, 4), (5, 2), (5, 4), (2, 8)])
 def test_a_batch_in_parts_gives_the_gradients_of_the_whole(rows: int, parts: int, prediction: Prediction) -> None:
-    """Also where the last part is shorter, and where there are fewer pairs than parts."""
+    """Also where parts differ in length, and where there are fewer pairs than parts."""
     unet, net = randomised(UNet(WIDE), seed=1).double(), randomised(ControlNet(WIDE), seed=2).double()
     unet.requires_grad_(False)
     given, sizes = make_batch(WIDE, torch.float64, rows), []
