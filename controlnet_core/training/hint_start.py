@@ -70,7 +70,7 @@ def show_hints_as_latents(
         for group in optimizer.param_groups:
             group["lr"] = LEARNING_RATE * min(1.0, (step + 1) / WARM_UP, 2 * (STEPS - step) / STEPS)
         rows = torch.randint(len(chosen), (batch_size,), generator=keyed_generator("hint start", seed, step)).tolist()
-        hints = dataset.hints([chosen[row] for row in rows]).to(targets.device, memory_format=torch.channels_last)
+        hints = dataset.hints([chosen[row] for row in rows]).to(targets, memory_format=torch.channels_last)
         missed = functional.mse_loss(net.embed_hint(hints), targets[rows]) / variance
         optimizer.zero_grad()
         missed.backward()
@@ -84,6 +84,6 @@ def show_hints_as_latents(
 def _features(net: ControlNet, base: EncodesImages, hints: torch.Tensor) -> torch.Tensor:
     """The output of the copy's first convolution for the latents of hints, without its bias: (B, C, h, w)."""
     convolution = net.encoder.input_convolution
-    latents = base.encode_images(hints).mean.float()
+    latents = base.encode_images(hints).mean.to(net.dtype)
     features: torch.Tensor = convolution(latents) - convolution(torch.zeros_like(latents))
     return features
