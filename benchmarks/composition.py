@@ -3,7 +3,7 @@
     python benchmarks/composition.py demo/controlnet.safetensors --out composition.png
 
 NET was trained on outlines, as by `controlnet-core demo`. A second net is trained here, with the demo's settings but
-errors of v, on colour maps: pictures averaged over 4 x 4 cells, which show the colours but hardly the shape. An
+plain errors, on colour maps: pictures averaged over 4 x 4 cells, which show the colours but hardly the shape. An
 interrupted run resumes, and a finished one is read back. Then held-out scenes are drawn from empty prompts: without
 control, from the outline alone, from the colour map alone, and from both, their residuals added without further
 weights. Control is on the conditional side of guidance only.
@@ -112,7 +112,7 @@ def main() -> None:
     base = load_base("tiny")
     size, count = base.family.image_size, arguments.hints
     demo = demo_settings(arguments.folder, arguments.training_steps, seed=0)
-    training = demo.model_copy(update={"loss_weighting": "v"})  # colours are decided where there is most noise
+    training = demo.model_copy(update={"loss_weighting": "plain"})  # as the net that ships
     nets = {
         "outline": load_controlnet(arguments.net, dtype=torch.float32),
         "colour_map": train_net(base, training, ShapesDataset(PAIRS, size, seed=0, hint="colour_map")),
