@@ -99,7 +99,7 @@ def test_nobody_changes_a_stack_that_others_read(extension: Extension, net: Host
         stack.pop,
         stack.clear,
     ):
-        with extension.refusing("SettingError", r"in place.*put that node first"):
+        with extension.refusing("SettingError", r"in place.*put that node first", running=False):
             change()
     assert isinstance(stack, list) and len(stack) == 1
     for longer in ([*stack, entry], stack + [entry], list(stack), stack.copy(), stack[:], copy.copy(stack)):  # noqa: RUF005
