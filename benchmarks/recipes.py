@@ -154,6 +154,8 @@ def main() -> None:
     (options.out / f"{name}.json").write_text(json.dumps(result, indent=1), encoding="utf-8")
     write_png(chart(f"Following: {options.task}", points(runs, "following")), options.out / f"{name}.png")
     print(table(result))
+    if isinstance(plan.task, PhotographsTask) and not plan.task.usable():
+        print("the task does not count: the autoencoder shows too little of these photographs")
 
 
 if __name__ == "__main__":

@@ -80,11 +80,11 @@ def hint_notes(hints: Tensor, expected: HintStatistics | None) -> list[str]:
 
 def _kind_notes(found: HintStatistics, expected: HintStatistics) -> list[str]:
     """Say that hints look inverted, or like another kind."""
-    shares = f"{found.dark:.0%} black and {found.bright:.0%} white, the net's own {expected.dark:.0%} and "
-    shares += f"{expected.bright:.0%}"
+    given, own = (f"{hints.dark:.0%} black and {hints.bright:.0%} white" for hints in (found, expected))
+    shares = f"it is {given}, the net's own hints are {own}"
     if abs(found.dark - expected.dark) <= ANOTHER_KIND and abs(found.bright - expected.bright) <= ANOTHER_KIND:
         return []
     inverted = HintStatistics(dark=found.bright, bright=found.dark)
     if abs(inverted.dark - expected.dark) <= ANOTHER_KIND and abs(inverted.bright - expected.bright) <= ANOTHER_KIND:
-        return [f"the hint looks inverted, so invert it ({shares})"]
-    return [f"the hint looks like another kind than the net's: is it the picture itself? ({shares})"]
+        return [f"the hint looks inverted: invert it ({shares})"]
+    return [f"the hint looks like another kind than the net reads; is it the picture itself? ({shares})"]

@@ -15,7 +15,8 @@ from torch.nn import functional
 from .base import TextEmbeddings
 from .config import LossWeighting, Prediction
 from .model.controlnet import ControlNet
-from .model.unet import UNet
+from .model.residuals import Residuals
+from .model.unet import Features, UNet
 from .prediction import network_input, noised, target
 from .schedule import NoiseSchedule
 
@@ -83,18 +84,14 @@ def control_loss(
     Returns:
         The loss, a number.
     """
-    sigma = schedule.sigma(batch.timesteps)
-    x = network_input(noised(batch.latents, batch.noise, sigma), sigma)
-    text = batch.text.to(x.device, unet.dtype)
-    with torch.no_grad():
-        features = unet.encode(x.to(unet.dtype), batch.timesteps, text.context, text.y)
-    own = batch.text.to(x.device, net.dtype)
+    sigma, x = _noisy(batch, schedule)
+    context, features = _locked(unet, x, batch)
     with _autocast(x.device, autocast):
-        residuals = net(x.to(net.dtype), batch.hints.to(net.dtype), batch.timesteps, own.context, own.y)
+        residuals = _residuals(net, x, batch, batch.hints)
     scale = _gradient_scale(unet.dtype, x.numel())
     if net.dtype != unet.dtype:
         residuals = residuals.map(lambda residual: _scaled_gradient(residual, 1 / scale).to(unet.dtype))
-    output = unet.decode(features, text.context, residuals)
+    output = unet.decode(features, context, residuals)
     output = _scaled_gradient(output.to(torch.promote_types(output.dtype, torch.float32)), scale)
     wanted = target(prediction, batch.latents, batch.noise, sigma).to(output.dtype)
     if weighting == "plain":
@@ -116,17 +113,35 @@ def control_errors(
 
     What the hints have no say in, the locked encoder, is computed once.
     """
-    sigma = schedule.sigma(batch.timesteps)
-    x = network_input(noised(batch.latents, batch.noise, sigma), sigma)
-    text, own = batch.text.to(x.device, unet.dtype), batch.text.to(x.device, net.dtype)
-    features = unet.encode(x.to(unet.dtype), batch.timesteps, text.context, text.y)
+    sigma, x = _noisy(batch, schedule)
+    context, features = _locked(unet, x, batch)
     wanted = target(prediction, batch.latents, batch.noise, sigma)
     errors = []
     for pixels in hints:
-        residuals = net(x.to(net.dtype), pixels.to(net.dtype), batch.timesteps, own.context, own.y)
-        output = unet.decode(features, text.context, residuals.map(lambda residual: residual.to(unet.dtype)))
+        residuals = _residuals(net, x, batch, pixels).map(lambda residual: residual.to(unet.dtype))
+        output = unet.decode(features, context, residuals)
         errors.append((output.to(wanted.dtype) - wanted).square().mean((1, 2, 3)))
     return errors
+
+
+def _noisy(batch: Batch, schedule: NoiseSchedule) -> tuple[Tensor, Tensor]:
+    """The noise levels of a batch, shape (B,), and what the network sees at them, (B, C, h, w)."""
+    sigma = schedule.sigma(batch.timesteps)
+    return sigma, network_input(noised(batch.latents, batch.noise, sigma), sigma)
+
+
+@torch.no_grad()
+def _locked(unet: UNet, x: Tensor, batch: Batch) -> tuple[Tensor, Features]:
+    """The context in the dtype of the base, and what its encoder makes of a batch."""
+    text = batch.text.to(x.device, unet.dtype)
+    return text.context, unet.encode(x.to(unet.dtype), batch.timesteps, text.context, text.y)
+
+
+def _residuals(net: ControlNet, x: Tensor, batch: Batch, hints: Tensor) -> Residuals:
+    """What a net adds to the base for a batch with some hints, in the net's own dtype."""
+    text = batch.text.to(x.device, net.dtype)
+    residuals: Residuals = net(x.to(net.dtype), hints.to(net.dtype), batch.timesteps, text.context, text.y)
+    return residuals
 
 
 def _autocast(device: torch.device, dtype: torch.dtype | None) -> AbstractContextManager[object]:
@@ -151,7 +166,6 @@ def accumulate_gradients(
     Returns:
         The loss of the whole batch, without a gradient.
     """
-
 
     def added(part: Batch) -> Tensor:
         loss = loss_of(part) * (len(part) / len(batch))

@@ -71,12 +71,12 @@ class RankGroup(Ranks):
         self._send(value)
         return value
 
-    def check_equal(self, value: str, subject: str) -> None:
+    def check_equal(self, value: Callable[[], str], subject: str) -> None:
         """Check that a value is the same on all ranks."""
         values: list[str] = [""] * self.count
         with self.together():
             self.meet()
-            dist.all_gather_object(values, value)
+            dist.all_gather_object(values, value())
         others = [str(rank) for rank, found in enumerate(values) if found != values[0]]
         if others:
             raise SettingError(

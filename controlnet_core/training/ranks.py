@@ -90,7 +90,7 @@ class Ranks:
         """
         return compute()
 
-    def check_equal(self, value: str, subject: str) -> None:
+    def check_equal(self, value: Callable[[], str], subject: str) -> None:
         """Check that a value is the same on all ranks.
 
         Raises:

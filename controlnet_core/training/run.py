@@ -11,7 +11,7 @@ import torch
 from ..base import Base
 from ..data.cache import encode_dataset
 from ..data.dataset import PairDataset, Progress
-from ..data.notes import PairsWarning, pair_notes
+from ..data.notes import PairsWarning, looked_at, pair_notes
 from ..errors import FamilyMismatchError
 from ..evaluation.validation import Validation
 from ..hint_statistics import METADATA_KEY, HintStatistics
@@ -34,8 +34,6 @@ from .settings import TrainSettings
 from .step import StepReport, Trainer
 
 RunListener = Callable[[Encoding | Fitting | Drawing], None]
-DESCRIBED_HINTS = 32
-"""So many hints tell what they look like."""
 
 
 def train(
@@ -124,15 +122,14 @@ def _trained(
 
 def _save(net: ControlNet, run: Run, folder: RunFolder, dataset: PairDataset) -> None:
     """Write the trained net, with how it was trained and what its hints look like."""
-    hints = dataset.hints(range(min(len(dataset), DESCRIBED_HINTS)))
-    described = {METADATA_KEY: HintStatistics.of(hints).text}
+    described = {METADATA_KEY: HintStatistics.of(dataset.hints(looked_at(dataset))).text}
     save_controlnet(net, folder.net_path, metadata={**provenance(run, folder), **described})
 
 
 def _agreed_run(settings: TrainSettings, base: Base, dataset: PairDataset, ranks: Ranks) -> Run:
     """The run as the first rank finds it, once it is sure that all mean the same one."""
     run = ranks.of_first(lambda: find_run(settings, base, dataset))
-    ranks.check_equal(run_path(settings, base, dataset).name, "base, data or settings")
+    ranks.check_equal(lambda: run_path(settings, base, dataset).name, "base, data or settings")
     return run
 
 

@@ -35,11 +35,11 @@ class EvaluationSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     every: Steps = Field(
-        0, description="Steps between two evaluations; 0 is as few as keep them within 5 % of the time."
+        0, description="Steps between two evaluations; 0 spaces them so that they take at most 5 % of the time."
     )
     hints: Count = Field(16, description="Held-out hints measured at each evaluation, or all if there are fewer.")
     pictures: Count = Field(
-        4, description="How many of them are drawn, where following is told without drawing them: not on shapes."
+        4, description="How many of these are drawn as samples; on shapes all are, as their score needs the drawings."
     )
     sampling_steps: Count = Field(20, description="Sampling steps for each picture.")
     guidance: float = Field(7.5, ge=1, description="The scale of classifier-free guidance; 1 is none.")

@@ -31,7 +31,7 @@ from tests.support.scripts import tool
 
 ROOT = Path(__file__).resolve().parents[2]
 CARD, CPU = torch.device("cuda"), torch.device("cpu")
-WAYS: list[dict[str, Any]] = [{}, *({"memory": preset} for preset in PRESETS)]
+WAYS: list[dict[str, Any]] = [{}, *({"memory": preset} for preset in PRESETS), {"weights_dtype": "bfloat16"}]
 REAL = {name: Work(FAMILIES[name].unet, (size, size)) for name, size in (("SD1.5", 512), ("SDXL", 1024))}
 
 

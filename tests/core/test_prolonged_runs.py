@@ -226,9 +226,8 @@ def test_a_session_tells_its_events(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         Session(chosen, small_base(), PAIRS, None, "A run").go(interrupting)
     kinds = [type(event).__name__ for event in told]
-    assert "Encoding" in kinds
-    kinds = [kind for kind in kinds if kind != "Encoding"]
-    assert kinds == ["Opened", "Memory", "Stepped", "Stepped", "Interrupted"]
+    assert kinds == ["Opened", "Memory", "Encoding", "Encoding", "Stepped", "Stepped", "Interrupted"]
+    assert told[2:4] == [Encoding(10, 21), Encoding(21, 21)], "the pictures, then the captions with the empty one"
     session = Session(chosen, small_base(), PAIRS, None, "A run")
     assert not session.finished
     told.clear()
@@ -294,11 +293,12 @@ def test_a_start_that_is_not_there_is_named(tmp_path: Path) -> None:
 def test_events_are_data(tmp_path: Path) -> None:
     told = list[Event]()
     Session(settings(tmp_path, 2), small_base(), PAIRS, Measuring(), "A run").go(told.append)
-    objects = [json.loads(json.dumps(event_json(event))) for event in told if not isinstance(event, Encoding)]
+    objects = [json.loads(json.dumps(event_json(event))) for event in told]
     step = ["drawing", "evaluated", "stepped"]
-    assert [one["event"] for one in objects] == ["opened", "memory", *step, *step, "drawing", "finished"]
-    assert objects[4] == {"event": "stepped", "step": 1, "steps": 2, **objects[4]} and objects[4]["loss"] > 0
-    measured = {name: objects[6][name] for name in ("following", "scores", "measures")}
+    before = ["opened", "memory", "encoding", "encoding"]
+    assert [one["event"] for one in objects] == [*before, *step, *step, "drawing", "finished"]
+    assert objects[6] == {"event": "stepped", "step": 1, "steps": 2, **objects[6]} and objects[6]["loss"] > 0
+    measured = {name: objects[8][name] for name in ("following", "scores", "measures")}
     assert measured == {"following": 0.5, "scores": [0.25, 0.75], "measures": {"a": 1.0}}
     lines = [line for event in told for line in event_lines(event)]
     assert lines[0].startswith("run folder") and "step 2: following 0.500" in lines

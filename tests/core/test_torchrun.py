@@ -20,7 +20,7 @@ from tests.support.base_files import write_small_base
 from tests.support.processes import PATIENCE, StartedRanks
 
 ROOT = Path(__file__).parents[2]
-LONGEST_WAIT = 180.0
+LONGEST_WAIT = 30.0
 SETTINGS = """
 batch_size = 3
 steps = 100000
