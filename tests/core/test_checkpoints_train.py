@@ -198,8 +198,8 @@ def test_an_autoencoder_that_overflows_is_refused_with_its_file_and_the_picture(
     rewrite(path, {OUTPUT: torch.full((8,), value, dtype=dtype)})
     (tmp_path / "data" / "images").mkdir(parents=True)
     for number in range(2):
-        picture = Image.linear_gradient("L").resize((64, 64)).rotate(90 * number).convert("RGB")
-        picture.save(tmp_path / "data" / "images" / f"{number}.png")
+        gradient = Image.linear_gradient("L").resize((64, 64)).rotate(90 * number).convert("RGB")
+        gradient.save(tmp_path / "data" / "images" / f"{number}.png")
         (tmp_path / "data" / "images" / f"{number}.txt").write_text("a")
     base, out = load_base(path), tmp_path / "runs"
     settings = TrainSettings(**VALUES, out=out)
